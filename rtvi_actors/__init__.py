@@ -1,0 +1,77 @@
+"""rtvi_actors: the RTVI server for any Python bot process, as supervised actors.
+
+Public names only. Importing this package imports no extra; `asgi` and `client` load theirs when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rtvi_actors.bot import Bot, Response, message, on, request
+from rtvi_actors.concern import Concern
+from rtvi_actors.errors import *  # noqa: F403
+from rtvi_actors.errors import __all__ as _errors
+from rtvi_actors.frames import *  # noqa: F403
+from rtvi_actors.frames import __all__ as _frames
+from rtvi_actors.messages import Received
+from rtvi_actors.protocol.envelope import Json
+from rtvi_actors.runtime.actor import AnyioActor, DeadLetter
+from rtvi_actors.runtime.futures import ActorFuture
+from rtvi_actors.runtime.groups import GroupSpec
+from rtvi_actors.runtime.refs import ActorRef
+from rtvi_actors.runtime.registry import ActorStatistics, statistics
+from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
+from rtvi_actors.runtime.system import ActorSystem, start_blocking_system
+from rtvi_actors.runtime.threads import ThreadingActor
+from rtvi_actors.session import (
+    CustomActor,
+    Session,
+    SessionOptions,
+    SessionStatistics,
+    open_blocking_session,
+    open_session,
+)
+
+if TYPE_CHECKING:
+    from rtvi_actors.server import asgi
+
+__all__ = [
+    "ActorFuture",
+    "ActorRef",
+    "ActorStatistics",
+    "ActorSystem",
+    "AnyioActor",
+    "Bot",
+    "ChildSpec",
+    "Concern",
+    "CustomActor",
+    "DeadLetter",
+    "GroupSpec",
+    "Json",
+    "Received",
+    "Response",
+    "Session",
+    "SessionOptions",
+    "SessionStatistics",
+    "Supervisor",
+    "ThreadingActor",
+    "asgi",
+    "message",
+    "on",
+    "open_blocking_session",
+    "open_session",
+    "request",
+    "start_blocking_system",
+    "statistics",
+    *_errors,
+    *_frames,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """`asgi` needs the extra `server`, so it is imported when it is first asked for."""
+    if name == "asgi":
+        from rtvi_actors.server import asgi
+
+        return asgi
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,484 @@
+"""`Bot`: the user's base class. It is an actor like any other, and talks through messages only.
+
+Synchronous within: every frame is taken at once, and handed to a group (DESIGN.md 6.1)::
+
+    turn      on_turn, on_append     one at a time; an interruption cancels it at its next await
+    audio     on_audio               one at a time, in order; a bot that is too slow loses the oldest audio
+    requests  @request               many at once; each cancelled at its deadline
+    messages  @message, on_client_message   one at a time, in order
+    hooks     on_client_ready, on_disconnect, … and the bot's own asynchronous handlers
+
+A turn, audio or request handler that fails ends only itself: the client gets an error with an id, the log the rest.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import typing
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, ClassVar, Final, Literal, Self, TypeVar, cast
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from rtvi_actors import frames
+from rtvi_actors.commands import Commands
+from rtvi_actors.errors import ClientError, Crash, DeclarationError, Overloaded, Rejected, RequestError
+from rtvi_actors.ledger import Ledger
+from rtvi_actors.messages import Answer, OutputConfigured
+from rtvi_actors.protocol import server
+from rtvi_actors.protocol.codec import decode_request, to_json
+from rtvi_actors.resampling import check_rate
+from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.runtime.context import savepoint
+from rtvi_actors.runtime.groups import GroupSpec, Job
+
+__all__ = ["Bot", "Response", "message", "on", "request"]
+
+logger = logging.getLogger("rtvi_actors")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MAX_AHEAD_S: Final = 10.0
+"""How much audio may wait in playout before `say_audio` waits for it to play."""
+
+
+# -- decorators ------------------------------------------------------------------------
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    kind: Literal["request", "message", "event"]
+    name: str
+
+
+def _marker(kind: Literal["request", "message", "event"], name: str) -> Callable[[F], F]:
+    def mark(function: F) -> F:
+        function.__rtvi__ = _Mark(kind, name)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def request(name: str) -> Callable[[F], F]:
+    """Answer client-messages of this type. The parameter's annotation is what the payload is decoded to, and what is
+    returned is the answer; an exception is an error-response, `RequestError` with words of your own."""
+    return _marker("request", name)
+
+
+def message(name: str) -> Callable[[F], F]:
+    """Take client-messages of this type that expect no answer."""
+    return _marker("message", name)
+
+
+def on(event: str) -> Callable[[F], F]:
+    """One more handler for an event: ``bot-started``, ``client-ready``, ``client-message``, ``start-audio``,
+    ``interruption``, ``function-call-result``, ``end`` or ``disconnect``. They run in the order of their names."""
+    if event not in EVENTS:
+        raise DeclarationError(f"no event is named {event!r}: there are {', '.join(sorted(EVENTS))}")
+    return _marker("event", event)
+
+
+class _Route(msgspec.Struct, frozen=True):
+    """A declared client-message type."""
+
+    method: str
+    payload: Any
+    """What to decode to; `inspect.Parameter.empty` for a handler without parameter."""
+    asynchronous: bool
+    answers: bool
+
+
+EVENTS: Final[Mapping[str, str]] = {
+    "bot-started": "on_bot_started",
+    "client-ready": "on_client_ready",
+    "client-message": "on_client_message",
+    "start-audio": "on_start_audio",
+    "interruption": "on_interrupted",
+    "function-call-result": "on_function_call_result",
+    "end": "on_end",
+    "disconnect": "on_disconnect",
+}
+"""Event → the hook of that name."""
+
+
+# -- the bot -----------------------------------------------------------------------------
+
+
+class Bot(AnyioActor, Commands):
+    """Subclass it and override what you need. Handlers run on the session's event loop."""
+
+    groups: ClassVar[Mapping[str, GroupSpec]] = {
+        "turn": GroupSpec(max_queued=64),
+        "audio": GroupSpec(max_queued=256),
+        "requests": GroupSpec(concurrency=32, max_queued=256),
+        "messages": GroupSpec(max_queued=256),
+        "hooks": GroupSpec(max_queued=256),
+    }
+    async_group: ClassVar[str] = "hooks"
+    not_handlers: ClassVar[frozenset[str]] = frozenset({*EVENTS.values(), "on_turn", "on_append", "on_audio"})
+
+    auto_bot_ready: ClassVar[bool] = True
+    """Whether every client-ready is answered with bot-ready at once; otherwise call `set_bot_ready`."""
+    new_turn: ClassVar[Literal["queue", "cancel"]] = "queue"
+    """What a turn that comes without interruption does to the running one: wait for it, or cancel it."""
+    audio_out_sample_rate: ClassVar[int | None] = None
+    """Hz: the rate that `say_audio` will be given, where it is known. Then a session that could not play it does not start."""
+
+    routes: ClassVar[Mapping[str, _Route]] = {}
+    handlers: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        own = [name for name in dir(cls) if hasattr(inspect.getattr_static(cls, name), "__rtvi__")]
+        cls.not_handlers = cls.not_handlers | frozenset(own)
+        super().__init_subclass__(**kwargs)
+        local_names = inspect.currentframe().f_back.f_locals  # type: ignore[union-attr]
+        cls.routes = _routes(cls, own, local_names)
+        cls.handlers = _event_handlers(cls, own)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.skip_tts: bool | None = None
+        """Whether what the bot says is not to be spoken, as LLMConfigureOutput last said."""
+        self._segments = 0
+
+    @property
+    def ledger(self) -> Ledger:
+        return cast("Ledger", self.cell.context)
+
+    # -- hooks, to be overridden -----------------------------------------------------------
+
+    async def on_turn(self, turn: frames.LLMMessagesAppend) -> None:
+        """The user's turn: append the messages to your context and answer. Cancelled by an interruption."""
+
+    async def on_append(self, append: frames.LLMMessagesAppend) -> None:
+        """Append to your context without running the LLM. Also for a turn that was interrupted before it began."""
+
+    async def on_audio(self, frame: frames.InputAudioRaw) -> None:
+        """Audio from the client. May be a plain function as well, which is faster."""
+
+    async def on_client_message(self, message: frames.ClientMessage) -> None:
+        """A client-message that no @request or @message declares. Without this hook it gets an error-response."""
+
+    async def on_bot_started(self) -> None:
+        """The bot runs, before any client message; again after a restart."""
+
+    async def on_client_ready(self, client: frames.ClientReady) -> None:
+        """The client has said ready."""
+
+    async def on_start_audio(self) -> None:
+        """Input audio should flow from now on."""
+
+    async def on_interrupted(self) -> None:
+        """The bot was interrupted; the running turn has been cancelled already."""
+
+    async def on_function_call_result(self, result: frames.FunctionCallResult) -> None:
+        """A function that ran in the client has returned."""
+
+    async def on_end(self) -> None:
+        """The client has asked the bot to end; the session closes when this has returned."""
+
+    async def on_disconnect(self, reason: str) -> None:
+        """The session ends. Once."""
+
+    # -- what a handler may do -------------------------------------------------------------
+
+    def response(self) -> Response:
+        """A response: ``async with self.response() as out: await out.text(...)``."""
+        return Response(self)
+
+    async def say_audio(self, audio: bytes, sample_rate: int, num_channels: int = 1) -> None:
+        """Play PCM16 to the client. Waits while more than 10 s wait to be played.
+
+        Raises `NoResampler` where it cannot be brought to the client's rate, `ValueError` for half a frame.
+        """
+        await self._play(audio, sample_rate, num_channels, 0, "")
+
+    async def _play(self, audio: bytes, sample_rate: int, num_channels: int, segment_id: int, text: str) -> None:
+        if sample_rate < 1 or num_channels < 1 or len(audio) % (2 * num_channels):
+            raise ValueError("audio must be whole frames of PCM16 at a positive rate")
+        check_rate(sample_rate, self.ledger.playing_rate_hz)
+        frame = frames.OutputAudioRaw(audio, sample_rate, num_channels, segment_id, text)
+        waiting_s = await self.link("playout").call(frame)
+        if waiting_s > MAX_AHEAD_S:
+            await anyio.sleep(waiting_s - MAX_AHEAD_S)
+
+    def next_segment_id(self) -> int:
+        """A new segment id: of this incarnation, so that none is used twice. Positive Int32."""
+        self._segments = self._segments % 999_999 + 1
+        return (self.cell.generation % 2000) * 1_000_000 + self._segments
+
+    def _to(self, name: str, message: Any) -> None:
+        (self.ref if name == "bot" else self.link(name)).tell(message)
+
+    # -- frames ----------------------------------------------------------------------------
+
+    def on_start(self) -> None:
+        check_rate(self.audio_out_sample_rate or 0, self.ledger.playing_rate_hz if self.audio_out_sample_rate else None)
+        self._event("bot-started")
+
+    def on_frame(
+        self,
+        frame: frames.InputAudioRaw
+        | frames.LLMMessagesAppend
+        | frames.LLMConfigureOutput
+        | frames.Interruption
+        | frames.FunctionCallResult
+        | frames.ClientMessage
+        | frames.Request
+        | frames.RequestExpired
+        | frames.ClientReady
+        | frames.StartAudio
+        | frames.EndTask
+        | frames.ClientDisconnected,
+    ) -> None:
+        """Everything that comes from the router."""
+        _FRAMES[type(frame)](self, frame)
+
+    def _append(self, frame: frames.LLMMessagesAppend) -> None:
+        if frame.run_llm and self.new_turn == "cancel":
+            self.cancel_group("turn")
+        try:
+            self.submit("turn", "on_turn" if frame.run_llm else "on_append", frame)
+        except Rejected:
+            self._refuse(Overloaded("turns", reply_id=frame.msg_id or None))
+
+    def _configure(self, frame: frames.LLMConfigureOutput) -> None:
+        self.skip_tts = frame.skip_tts
+
+    def _interrupt(self, frame: frames.Interruption) -> None:
+        """Cancel the turn that runs; those that wait are only appended, so that no text is lost."""
+        self.later(self._void_turns, None)
+        self.link("playout").tell(frame)
+        self.link("observer").tell(frame)
+        self._event("interruption")
+
+    def _void_turns(self, _: None) -> None:
+        group = self.cell.groups["turn"]
+        waiting = group.drop_queued()
+        for job in waiting:
+            group.submit(Job("on_append", job.arguments))
+        group.cancel_running()
+
+    def _audio(self, frame: frames.InputAudioRaw) -> None:
+        if self._audio_is_plain:
+            cast("Callable[[Any], None]", self.on_audio)(frame)
+            return
+        group = self.cell.groups["audio"]
+        if len(group.queue) >= group.spec.max_queued:
+            group.queue.popleft()
+            self.cell.dropped += 1
+        self.submit("audio", "on_audio", frame)
+
+    @property
+    def _audio_is_plain(self) -> bool:
+        return not inspect.iscoroutinefunction(type(self).on_audio)
+
+    def _request(self, frame: frames.Request) -> None:
+        route = self.routes[frame.type]
+        try:
+            if route.asynchronous:
+                self.submit("requests" if route.answers else "messages", "_run_request", frame)
+            elif route.answers:
+                self._answer(frame, self._call_plain(route, frame))
+            else:
+                self._call_plain(route, frame)
+        except Rejected:
+            self._fail(frame, Overloaded("requests", reply_id=frame.msg_id))
+
+    def _call_plain(self, route: _Route, frame: frames.Request) -> Any:
+        """A synchronous request handler: what it sent is taken back when it fails, and only it has failed."""
+        rollback = savepoint()
+        try:
+            return getattr(self, route.method)(*self._arguments(route, frame))
+        except Crash:
+            raise
+        except Exception as error:
+            rollback()
+            self.cell.failed += not isinstance(error, ClientError | RequestError)
+            self._fail(frame, error)
+            return _FAILED
+
+    async def _run_request(self, frame: frames.Request) -> None:
+        route = self.routes[frame.type]
+        try:
+            result = await getattr(self, route.method)(*self._arguments(route, frame))
+        except (ClientError, RequestError) as error:  # the client's fault, or meant for it: no failure of ours
+            self._fail(frame, error)
+            return
+        if route.answers:
+            self._answer(frame, result)
+
+    @staticmethod
+    def _arguments(route: _Route, frame: frames.Request) -> tuple[Any, ...]:
+        if route.payload is inspect.Parameter.empty:
+            return ()
+        return (decode_request(frame.payload, route.payload, frame.msg_id),)
+
+    def _answer(self, frame: frames.Request, result: Any) -> None:
+        if result is _FAILED:
+            return
+        try:
+            payload = msgspec.UNSET if result is None else to_json(result)
+        except RequestError:
+            raise
+        except Exception as error:
+            self._fail(frame, error)
+            return
+        data = server.ServerResponseData(frame.type, payload)
+        self.link("observer").tell(Answer(frame.token, server.ServerResponse(id=frame.msg_id, data=data)))
+
+    def _fail(self, frame: frames.Request, error: BaseException | None) -> None:
+        """The answer to a request whose handler failed. Nothing of the exception but a RequestError's text gets out."""
+        if isinstance(error, ClientError):
+            text = self.ledger.reply_text(error) or ""
+        elif isinstance(error, RequestError):
+            text = error.text
+        else:
+            text = f"Exception processing message: {self.ledger.error_id(f'request {frame.type}', error)}"
+        reply = server.ErrorResponse(id=frame.msg_id, data=server.ErrorResponseData(text))
+        self.link("observer").tell(Answer(frame.token, reply) if frame.token else reply)
+
+    def _expired(self, frame: frames.RequestExpired) -> None:
+        self.cell.groups["requests"].cancel_where(lambda job: job.arguments[0].token == frame.token)
+
+    def _client_message(self, frame: frames.ClientMessage) -> None:
+        try:
+            self._event("client-message", frame, group="messages")
+        except Rejected:
+            self._refuse(Overloaded("messages", reply_id=frame.msg_id))
+
+    def _end(self, frame: frames.EndTask) -> None:
+        self._event("end")
+        self.submit("hooks", "_ended")
+
+    async def _ended(self) -> None:
+        self.end("ended by the client")
+
+    def _event(self, event: str, *arguments: Any, group: str = "hooks") -> None:
+        for method in self.handlers.get(event, ()):
+            self.submit(group, method, *arguments)
+
+    # -- failures --------------------------------------------------------------------------
+
+    def on_error(self, method: str, arguments: tuple[Any, ...], error: BaseException | None) -> None:
+        """A job failed (`error`) or was cancelled or lost (`None`): tell the client what concerns it."""
+        frame = arguments[0] if arguments else None
+        if isinstance(frame, frames.Request):
+            self._fail(frame, error)
+        elif error is None:
+            return
+        elif isinstance(frame, frames.ClientMessage):
+            text = f"Exception processing message: {self.ledger.error_id(f'client-message {frame.type}', error)}"
+            self.send_error_response(frame, text)
+        elif isinstance(frame, frames.LLMMessagesAppend):
+            self.send_error(f"Exception processing message: {self.ledger.error_id(method, error)}")
+        elif method == "on_end":
+            self.end("on_end failed")
+
+    def _refuse(self, error: ClientError) -> None:
+        text = self.ledger.reply_text(error) or ""
+        if error.reply_id is None:
+            self.send_error(text)
+        else:
+            reply = server.ErrorResponse(id=error.reply_id, data=server.ErrorResponseData(text))
+            self.link("observer").tell(reply)
+
+
+_FAILED: Final = object()
+"""What a synchronous request handler returned that has been answered with an error already."""
+
+_FRAMES: Final[Mapping[type[Any], Callable[[Bot, Any], None]]] = {
+    frames.InputAudioRaw: Bot._audio,
+    frames.LLMMessagesAppend: Bot._append,
+    frames.LLMConfigureOutput: Bot._configure,
+    frames.Interruption: Bot._interrupt,
+    frames.FunctionCallResult: lambda bot, frame: bot._event("function-call-result", frame),
+    frames.ClientMessage: Bot._client_message,
+    frames.Request: Bot._request,
+    frames.RequestExpired: Bot._expired,
+    frames.ClientReady: lambda bot, frame: bot._event("client-ready", frame),
+    frames.StartAudio: lambda bot, _: bot._event("start-audio"),
+    frames.EndTask: Bot._end,
+    frames.ClientDisconnected: lambda bot, frame: bot._event("disconnect", frame.reason),
+}
+
+
+class Response:
+    """An open response. Leaving it, also by an exception or a cancellation, reports its end."""
+
+    def __init__(self, bot: Bot) -> None:
+        self._bot = bot
+
+    async def __aenter__(self) -> Self:
+        self._bot.link("observer").tell(frames.LLMFullResponseStart())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bot.link("observer").tell(frames.LLMFullResponseEnd(shown=True))
+
+    async def text(self, text: str) -> None:
+        """A piece of the answer: bot-llm-text now, bot-output and bot-transcription at the end of its sentence.
+
+        Always lets other tasks run, so that an interruption can cancel here.
+        """
+        await self._bot.link("observer").send(frames.LLMText(text, shown=True))
+        await anyio.lowlevel.checkpoint()
+
+    async def say(self, text: str, audio: bytes, sample_rate: int, num_channels: int = 1) -> None:
+        """A segment with its speech: bot-output as `new`, then its progress as the client plays the audio.
+
+        Its text is not collected as `text` is. Waits as `Bot.say_audio`, raises as it does.
+        """
+        bot = self._bot
+        segment_id = bot.next_segment_id()
+        observer = bot.link("observer")
+        await observer.send(frames.LLMText(text))
+        await observer.send(frames.AggregatedText(text, segment_id=segment_id))
+        await bot._play(audio, sample_rate, num_channels, segment_id, text)
+
+
+# -- what a class declares -----------------------------------------------------------------
+
+
+def _routes(cls: type[Bot], own: list[str], local_names: Mapping[str, Any]) -> Mapping[str, _Route]:
+    routes: dict[str, _Route] = {}
+    for name in own:
+        function = getattr(cls, name)
+        mark: _Mark = function.__rtvi__
+        if mark.kind == "event":
+            continue
+        if mark.name in routes:
+            raise DeclarationError(f"{cls.__qualname__}: {name} and {routes[mark.name].method} both take {mark.name!r}")
+        payload = _payload_type(cls, function, local_names)
+        routes[mark.name] = _Route(name, payload, inspect.iscoroutinefunction(function), mark.kind == "request")
+    return routes
+
+
+def _payload_type(cls: type[Bot], function: Callable[..., Any], local_names: Mapping[str, Any]) -> Any:
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    where = f"{cls.__qualname__}.{function.__name__}"
+    if len(parameters) > 1:
+        raise DeclarationError(f"{where} must take one payload, or nothing")
+    if not parameters:
+        return inspect.Parameter.empty
+    try:
+        payload = typing.get_type_hints(function, localns=dict(local_names)).get(parameters[0].name, Any)
+        msgspec.json.Decoder(payload)
+    except (NameError, TypeError) as error:
+        raise DeclarationError(f"{where}: {error}") from error
+    return payload
+
+
+def _event_handlers(cls: type[Bot], own: list[str]) -> Mapping[str, tuple[str, ...]]:
+    """Event → the methods to run: the hook where it is overridden, then those marked with `on`."""
+    handlers: dict[str, tuple[str, ...]] = {}
+    for event, hook in EVENTS.items():
+        overridden = getattr(cls, hook) is not getattr(Bot, hook)
+        marked = [name for name in own if getattr(cls, name).__rtvi__ == _Mark("event", event)]
+        handlers[event] = (*((hook,) if overridden else ()), *marked)
+    return handlers

@@ -1,0 +1,92 @@
+"""What every concern does the same way, and what a custom actor on a route is: the end of a numbered message.
+
+A `Concern` gets `Received` messages and ends each exactly once: `release` (with frames for the bot or none) or `refuse`
+(with an error for the client). A handler that does neither and returns has released it; one that raises has not, and the
+session's dead-letter hook ends it. Custom actors derive from it and are equal citizens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar, cast
+
+from rtvi_actors.errors import ClientError, Overloaded
+from rtvi_actors.ledger import Ledger
+from rtvi_actors.messages import DeferExpired, Outcome, Received, Release
+from rtvi_actors.protocol.client import ClientPayload
+from rtvi_actors.protocol.codec import decode_data
+from rtvi_actors.protocol.envelope import Envelope
+from rtvi_actors.protocol.server import Error, ErrorResponse, ErrorResponseData, ServerMessage
+from rtvi_actors.runtime.actor import AnyioActor
+
+__all__ = ["Concern", "reply_to"]
+
+P = TypeVar("P", bound=ClientPayload)
+
+
+def reply_to(error: ClientError, ledger: Ledger) -> ServerMessage | None:
+    """The message that answers a client error: with its id an error-response, without an error, or nothing."""
+    text = ledger.reply_text(error)
+    if text is None:
+        return None
+    if error.reply_id is None:
+        return Error.of(text)
+    return ErrorResponse(id=error.reply_id, data=ErrorResponseData(text))
+
+
+class Concern(AnyioActor):
+    """An actor on a route. Its child spec links ``door``, ``bot`` and ``outbound``."""
+
+    defer_s: ClassVar[float] = 8.0
+    """The deadline of a deferred message: under the 10 s after which client-js gives up."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._ended: set[int] = set()
+        self._deferred: set[int] = set()
+
+    @property
+    def ledger(self) -> Ledger:
+        """The session's books: the child's context."""
+        return cast("Ledger", self.cell.context)
+
+    def payload(self, message: Received, struct: type[P]) -> P:
+        """The message's data as its Struct. Raises `InvalidData`."""
+        return decode_data(Envelope(message.type, message.id, message.data), struct)
+
+    def release(self, message: Received, *frames: Any) -> None:
+        """End the message, with frames for the bot: they are released in the order of the client's messages."""
+        encode = self.link("bot").encode
+        self._end(message, Outcome.DELIVERED, tuple([encode(frame) for frame in frames]))
+
+    def refuse(self, message: Received, error: ClientError) -> None:
+        """End the message with an error to the client."""
+        reply = reply_to(error, self.ledger)
+        if reply is not None:
+            self.link("outbound").tell(reply)
+        self._end(message, Outcome.ANSWERED, ())
+
+    def defer(self, seq: int) -> None:
+        """Do not end `seq` when its handler returns (`Received.defer`); at the deadline it is refused."""
+        self._deferred.add(seq)
+        self.after(self.defer_s, DeferExpired(seq))
+
+    def on_defer_expired(self, message: DeferExpired) -> None:
+        """The deadline of a deferred message. It belongs to the cell, so a crash in between does not lose it."""
+        if message.seq in self.ledger.control.open:
+            self._deferred.add(message.seq)
+            self.refuse(Received(message.seq, "", "", None), Overloaded("deferred messages"))
+
+    def on_handled(self, message: Any) -> None:
+        """End what the handler neither ended nor deferred."""
+        if isinstance(message, Received) and message.seq not in self._deferred:
+            if message.seq in self._ended:
+                self._ended.discard(message.seq)
+            else:
+                self.link("door").tell(Release(message.seq, Outcome.DELIVERED, (), message.id))
+
+    def _end(self, message: Received, outcome: Outcome, frames: tuple[bytes, ...]) -> None:
+        if message.seq in self._deferred:
+            self._deferred.discard(message.seq)
+        else:
+            self._ended.add(message.seq)
+        self.link("door").tell(Release(message.seq, outcome, frames, message.id))

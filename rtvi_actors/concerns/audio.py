@@ -1,0 +1,50 @@
+"""Audio: base64 or binary PCM in, checked frames out, straight to the bot. It has its own numbers and its own order."""
+
+from __future__ import annotations
+
+from rtvi_actors.concern import Concern
+from rtvi_actors.errors import InvalidData
+from rtvi_actors.frames import InputAudioRaw
+from rtvi_actors.messages import Outcome, Received, ReceivedPcm
+from rtvi_actors.protocol import pcm
+from rtvi_actors.protocol.client import RawAudio
+from rtvi_actors.runtime.mailbox import Overflow
+
+__all__ = ["Audio"]
+
+
+class Audio(Concern):
+    """raw-audio, raw-audio-batch and binary audio frames. A full mailbox loses its oldest audio, counted."""
+
+    max_mail = 512
+    max_mail_bytes = 8 * 1024 * 1024
+    overflow: Overflow = "drop_oldest"
+
+    def on_received(self, message: Received) -> None:
+        try:
+            chunks = pcm.decode(self.payload(message, RawAudio), reply_id=message.id)
+        except InvalidData as error:
+            self.refuse(message, error)
+            return
+        bot = self.link("bot")
+        for chunk in chunks:
+            bot.tell(InputAudioRaw(chunk.audio, chunk.sample_rate, chunk.num_channels))
+        self._end(message, Outcome.DELIVERED, ())
+
+    def on_pcm(self, message: ReceivedPcm) -> None:
+        try:
+            chunk = pcm.check(message.audio, message.sample_rate, message.num_channels, field="frame.audio")
+        except InvalidData as error:
+            self.refuse(Received(message.seq, "audio", "", None), error)
+            return
+        self.link("bot").tell(InputAudioRaw(chunk.audio, chunk.sample_rate, chunk.num_channels))
+        self.later(self.ledger.complete_audio, (message.seq, Outcome.DELIVERED))
+
+    def _end(self, message: Received, outcome: Outcome, frames: tuple[bytes, ...]) -> None:
+        self._ended.add(message.seq)
+        self.later(self.ledger.complete_audio, (message.seq, outcome))
+
+    def on_handled(self, message: object) -> None:
+        """Every path above has ended its message."""
+        if isinstance(message, Received):
+            self._ended.discard(message.seq)

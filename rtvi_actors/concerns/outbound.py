@@ -1,0 +1,153 @@
+"""Outbound: the one way out. It composes bot-ready, settles answers, shapes by the client's version, encodes once, keeps order.
+
+Before the client's version is known, what the bot says is held: at most 256 messages, for 5 s. Answers are not.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from rtvi_actors.concern import Concern
+from rtvi_actors.errors import NotJson, TooLarge
+from rtvi_actors.messages import (
+    Answer,
+    AnswerReady,
+    EndSession,
+    FlushAudio,
+    HoldExpired,
+    Negotiated,
+    PlayAudio,
+)
+from rtvi_actors.outbox import Outbox
+from rtvi_actors.protocol.codec import encode_server
+from rtvi_actors.protocol.envelope import Json
+from rtvi_actors.protocol.server import (
+    AnyServerMessage,
+    BotReady,
+    BotReadyData,
+    Error,
+    ErrorResponse,
+    ErrorResponseData,
+    ServerMessage,
+    ServerResponse,
+    shape,
+)
+from rtvi_actors.protocol.versions import UNKNOWN, Version
+from rtvi_actors.streams import ServerAudio, ServerText
+
+__all__ = ["HOLD_LIMIT", "HOLD_S", "Outbound"]
+
+logger = logging.getLogger("rtvi_actors")
+
+HOLD_LIMIT: Final = 256
+HOLD_S: Final = 5.0
+
+NEVER_HELD: Final = (BotReady, ErrorResponse, ServerResponse, Error)
+"""Answers, and errors: a client that has a version problem must hear of it."""
+
+
+class Outbound(Concern):
+    """`about` and `capabilities` are bot-ready's; `hold` is whether to wait for client-ready."""
+
+    max_mail = 100_000
+
+    def __init__(self, outbox: Outbox, max_message_bytes: int, about: Json, capabilities: Json, hold: bool) -> None:
+        super().__init__(outbox, max_message_bytes, about, capabilities, hold)
+        self._outbox = outbox
+        self._max_bytes = max_message_bytes
+        self._about = about
+        self._capabilities = capabilities
+        self._holding = hold
+        self._version: Version = UNKNOWN
+
+    def restore(self, state: Any) -> None:
+        self._version, self._holding = state
+
+    # -- mail ------------------------------------------------------------------------------
+
+    def on_message(self, message: AnyServerMessage) -> None:
+        if self._holding and not isinstance(message, NEVER_HELD):
+            self._hold(message)
+        else:
+            self._emit(message)
+
+    def on_answer(self, message: Answer) -> None:
+        """The first answer to a request leaves; later ones are counted."""
+        if message.token in self.ledger.requests:
+            self._emit(message.message)
+        self.later(self.ledger.settle, message.token)
+
+    def on_answer_ready(self, message: AnswerReady) -> None:
+        data = BotReadyData(message.version, message.about or self._about, self._capabilities)
+        self._emit(BotReady(id=message.id, data=data))
+
+    def on_negotiated(self, message: Negotiated) -> None:
+        self._version = message.version
+        self._release_held()
+
+    def on_hold_expired(self, message: HoldExpired) -> None:
+        if self._holding:
+            logger.warning("%s: no client-ready within %s s: no longer holding", self.name, HOLD_S)
+            self._release_held()
+
+    def on_play_audio(self, message: PlayAudio) -> None:
+        self.later(self._outbox.put, ServerAudio(message.audio, message.sample_rate, message.num_channels))
+
+    def on_flush_audio(self, message: FlushAudio) -> None:
+        self.later(_drop_audio, self._outbox)
+
+    def on_end_session(self, message: EndSession) -> None:
+        self.later(self._outbox.close, message.reason)
+
+    # -- out -------------------------------------------------------------------------------
+
+    def _emit(self, message: ServerMessage) -> None:
+        shaped = shape(message, self._version)
+        if shaped is None:
+            return
+        try:
+            data = encode_server(shaped)
+            if len(data) > self._max_bytes:
+                raise TooLarge(len(data), self._max_bytes)
+        except (NotJson, TooLarge) as error:
+            data = self._unsendable(shaped, error)
+        self.later(self._outbox.put, ServerText(data))
+
+    def _unsendable(self, message: ServerMessage, error: NotJson | TooLarge) -> bytes:
+        """What the client gets in place of a message that it cannot be sent: its request must be answered all the same."""
+        ident = self.ledger.error_id(f"{type(message).__name__} cannot be sent", error)
+        text = f"Exception processing message: {ident}"
+        if isinstance(message, ServerResponse | ErrorResponse):
+            return encode_server(ErrorResponse(id=message.id, data=ErrorResponseData(text)))
+        return encode_server(Error.of(text))
+
+    # -- holding ---------------------------------------------------------------------------
+
+    def _hold(self, message: ServerMessage) -> None:
+        if not self._outbox.held:
+            self.after(HOLD_S, HoldExpired())
+        self.later(self._keep, self.ref.encode(message))
+
+    def _keep(self, body: bytes) -> None:
+        held = self._outbox.held
+        if len(held) >= HOLD_LIMIT:
+            held.popleft()
+            self._outbox.hold_dropped += 1
+        held.append(body)
+
+    def _release_held(self) -> None:
+        self._holding = False
+        self.snapshot((self._version, False))
+        decode = self.cell.declaration.decode  # type: ignore[union-attr]
+        for body in self._outbox.held:
+            self._emit(decode(body))
+        self.later(_clear, self._outbox)
+
+
+def _drop_audio(outbox: Outbox) -> None:
+    outbox.drop_audio()
+
+
+def _clear(outbox: Outbox) -> None:
+    outbox.held.clear()

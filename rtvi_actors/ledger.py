@@ -1,0 +1,201 @@
+"""What must outlive any actor: the count of every wire message, open requests, the door's book. The session owns it.
+
+Actors change it through `later`, so that a handler that raises has changed nothing. Loop thread only; the counters may be read
+from anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from rtvi_actors.errors import ClientError
+from rtvi_actors.messages import Outcome
+from rtvi_actors.runtime.clock import Timer
+
+__all__ = ["Account", "Conservation", "DoorBook", "Ledger", "OpenRequest"]
+
+logger = logging.getLogger("rtvi_actors")
+
+
+class Conservation(Struct, frozen=True):
+    """received = delivered + answered + dropped + dead + open, each message once."""
+
+    received: int
+    delivered: int
+    answered: int
+    dropped: int
+    dead: int
+    open: int
+
+    @property
+    def holds(self) -> bool:
+        return self.received == self.delivered + self.answered + self.dropped + self.dead + self.open
+
+
+class Account:
+    """Wire messages of one numbering, by number, once."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        """The last number given."""
+        self.open: set[int] = set()
+        self.counts = dict.fromkeys(Outcome, 0)
+        self.dropped: dict[str, int] = {}
+        """By policy."""
+        self.duplicates = 0
+        """Completions of a number that was complete already: ignored."""
+
+    def begin(self, seq: int) -> None:
+        """Give out the number: `seq` is `last + 1`."""
+        self.last = seq
+        self.open.add(seq)
+
+    def complete(self, seq: int, outcome: Outcome, policy: str = "") -> bool:
+        """End a number; returns whether it was open."""
+        if seq not in self.open:
+            self.duplicates += 1
+            return False
+        self.open.remove(seq)
+        self.counts[outcome] += 1
+        if outcome is Outcome.DROPPED:
+            self.dropped[policy] = self.dropped.get(policy, 0) + 1
+        return True
+
+
+class DoorBook:
+    """Where the door is in the order of control numbers."""
+
+    def __init__(self) -> None:
+        self.next = 1
+        """The number that may go through."""
+        self.parked: dict[int, tuple[Outcome, tuple[bytes, ...]]] = {}
+        """Done, but with a number before them open."""
+        self.passed: set[int] = set()
+        """Passed over, not done yet."""
+        self.late = 0
+        self.duplicates = 0
+
+
+class OpenRequest(Struct):
+    """A request that the client waits for."""
+
+    msg_id: str
+    type: str
+    timer: Timer | None
+
+
+class Ledger:
+    """One session's books."""
+
+    def __init__(self, session_id: str, *, credit: int = 256, playing_rate_hz: int | None = None) -> None:
+        self.session_id = session_id
+        self.playing_rate_hz = playing_rate_hz
+        """The one rate at which the client plays, or `None` (streams.Transport)."""
+        self.control = Account()
+        self.audio = Account()
+        self.unread = 0
+        """Wire messages on their way to ingress."""
+        self.unnumbered = dict.fromkeys(Outcome, 0)
+        """Ends of messages that never got a number: not RTVI, malformed, lost in ingress."""
+        self.unnumbered_dropped: dict[str, int] = {}
+        self.door = DoorBook()
+        self.requests: dict[int, OpenRequest] = {}
+        self.late_answers = 0
+        self.client_gone = 0
+        """Requests that were open when the session ended."""
+        self.credit = credit
+        self.on_credit: Callable[[], None] | None = None
+        """Called when the reader, which waits, may go on."""
+        self._errors = 0
+
+    # -- arrival and credit ----------------------------------------------------------------
+
+    def arrived(self) -> None:
+        """The reader hands a wire message to ingress."""
+        self.unread += 1
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the reader must wait: as many messages as the credit allows are unread, or numbered and not done."""
+        return self.unread + len(self.control.open) >= self.credit
+
+    def begin_control(self, seq: int) -> None:
+        self.unread -= 1
+        self.control.begin(seq)
+
+    def begin_audio(self, seq: int) -> None:
+        self.unread -= 1
+        self.audio.begin(seq)
+        self._credit_back()
+
+    def end_unnumbered(self, outcome: Outcome, policy: str = "") -> None:
+        """A message that never got a number has ended."""
+        self.unread -= 1
+        self.unnumbered[outcome] += 1
+        if outcome is Outcome.DROPPED:
+            self.unnumbered_dropped[policy] = self.unnumbered_dropped.get(policy, 0) + 1
+        self._credit_back()
+
+    def complete_control(self, end: tuple[int, Outcome]) -> None:
+        self.control.complete(*end)
+        self._credit_back()
+
+    def complete_audio(self, end: tuple[int, Outcome]) -> None:
+        self.audio.complete(*end)
+
+    def _credit_back(self) -> None:
+        # Wake at half, not at every message: the reader then works in batches.
+        if self.on_credit is not None and (self.unread + len(self.control.open)) * 2 <= self.credit:
+            wake, self.on_credit = self.on_credit, None
+            wake()
+
+    def conservation(self) -> Conservation:
+        """The equation, at this moment."""
+        accounts = (self.control.counts, self.audio.counts, self.unnumbered)
+        ended = {outcome: sum(counts[outcome] for counts in accounts) for outcome in Outcome}
+        received = self.control.last + self.audio.last + sum(self.unnumbered.values()) + self.unread
+        return Conservation(
+            received=received,
+            delivered=ended[Outcome.DELIVERED],
+            answered=ended[Outcome.ANSWERED],
+            dropped=ended[Outcome.DROPPED],
+            dead=ended[Outcome.DEAD],
+            open=self.unread + len(self.control.open) + len(self.audio.open),
+        )
+
+    # -- requests --------------------------------------------------------------------------
+
+    def open_request(self, entry: tuple[int, OpenRequest]) -> None:
+        self.requests[entry[0]] = entry[1]
+
+    def settle(self, token: int) -> bool:
+        """Take the one right to answer a request; False where it is answered already."""
+        request = self.requests.pop(token, None)
+        if request is None:
+            self.late_answers += 1
+            return False
+        if request.timer is not None:
+            request.timer.cancel()
+        return True
+
+    # -- errors ----------------------------------------------------------------------------
+
+    def error_id(self, detail: object, error: BaseException | None = None) -> str:
+        """A new error id; the log has the details under it."""
+        self._errors += 1
+        ident = f"{self.session_id}.{self._errors}"
+        logger.warning("error %s: %s", ident, detail, exc_info=error)
+        return ident
+
+    def reply_text(self, error: ClientError) -> str | None:
+        """What to answer a client error with, its details logged."""
+        return error.reply_text(self.error_id(error))
+
+    @staticmethod
+    def timestamp() -> str:
+        """Now, ISO 8601, UTC."""
+        return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,78 @@
+"""What lies between outbound and the writer task: encoded messages in order, bounded in bytes.
+
+The session owns it, so a restart of outbound loses nothing that was emitted, nor what is held until the client's version is
+known. Loop thread only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from rtvi_actors.streams import ServerAudio, WireOut
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """`max_bytes` is the budget of a slow client: beyond it the session closes."""
+
+    def __init__(self, max_bytes: int = 8 * 1024 * 1024) -> None:
+        self.max_bytes = max_bytes
+        self.size_bytes = 0
+        self.sent = 0
+        """Wire messages that the writer has taken."""
+        self.held: deque[bytes] = deque()
+        """Messages in outbound's own encoding that wait for the client's version."""
+        self.hold_dropped = 0
+        self.closing: str | None = None
+        """The reason for which the session closes when all this has left."""
+        self.overrun = False
+        self._queue: deque[WireOut] = deque()
+        self.wake: Callable[[], None] | None = None
+        """Set by the writer while it waits."""
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, message: WireOut) -> None:
+        """Queue a message. Beyond the budget nothing more is taken, and the session closes."""
+        size = _size(message)
+        if self.size_bytes + size > self.max_bytes:
+            self.overrun = True
+            self.close("client too slow")
+            return
+        self.size_bytes += size
+        self._queue.append(message)
+        self._wake()
+
+    def take(self) -> list[WireOut]:
+        """All that waits."""
+        batch = list(self._queue)
+        self._queue.clear()
+        self.size_bytes = 0
+        self.sent += len(batch)
+        return batch
+
+    def drop_audio(self) -> int:
+        """Audio that has not left is void (barge-in); returns how many messages that were."""
+        kept = [message for message in self._queue if not isinstance(message, ServerAudio)]
+        dropped = len(self._queue) - len(kept)
+        self._queue = deque(kept)
+        self.size_bytes = sum(map(_size, kept))
+        return dropped
+
+    def close(self, reason: str) -> None:
+        """Let the session end when the queue has left. The first reason counts."""
+        if self.closing is None:
+            self.closing = reason
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.wake is not None:
+            wake, self.wake = self.wake, None
+            wake()
+
+
+def _size(message: WireOut) -> int:
+    return len(message.audio) if isinstance(message, ServerAudio) else len(message.data)
