@@ -6,7 +6,8 @@ Synchronous within: every frame is taken at once, and handed to a group (DESIGN.
     audio     on_audio               one at a time, in order; a bot that is too slow loses the oldest audio
     requests  @request               many at once; each cancelled at its deadline
     messages  @message, on_client_message   one at a time, in order
-    hooks     on_client_ready, on_disconnect, … and the bot's own asynchronous handlers
+    hooks     on_client_ready, … and the bot's own asynchronous handlers
+    disconnect  on_disconnect: no other handler can hold it up
 
 A turn, audio or request handler that fails ends only itself: the client gets an error with an id, the log the rest.
 """
@@ -116,6 +117,7 @@ class Bot(AnyioActor, Commands):
         "requests": GroupSpec(concurrency=32, max_queued=256),
         "messages": GroupSpec(max_queued=256),
         "hooks": GroupSpec(max_queued=256),
+        "disconnect": GroupSpec(),
     }
     async_group: ClassVar[str] = "hooks"
     not_handlers: ClassVar[frozenset[str]] = frozenset({*EVENTS.values(), "on_turn", "on_append", "on_audio"})
@@ -402,7 +404,7 @@ _FRAMES: Final[Mapping[type[Any], Callable[[Bot, Any], None]]] = {
     frames.ClientReady: lambda bot, frame: bot._event("client-ready", frame),
     frames.StartAudio: lambda bot, _: bot._event("start-audio"),
     frames.EndTask: Bot._end,
-    frames.ClientDisconnected: lambda bot, frame: bot._event("disconnect", frame.reason),
+    frames.ClientDisconnected: lambda bot, frame: bot._event("disconnect", frame.reason, group="disconnect"),
 }
 
 

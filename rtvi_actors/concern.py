@@ -7,7 +7,7 @@ session's dead-letter hook ends it. Custom actors derive from it and are equal c
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 from rtvi_actors.errors import ClientError, Overloaded
 from rtvi_actors.ledger import Ledger
@@ -41,13 +41,10 @@ class Concern(AnyioActor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.ledger: Ledger = self.cell.context
+        """The session's books: the child's context."""
         self._ended: set[int] = set()
         self._deferred: set[int] = set()
-
-    @property
-    def ledger(self) -> Ledger:
-        """The session's books: the child's context."""
-        return cast("Ledger", self.cell.context)
 
     def payload(self, message: Received, struct: type[P]) -> P:
         """The message's data as its Struct. Raises `InvalidData`."""

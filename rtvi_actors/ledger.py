@@ -15,6 +15,7 @@ from msgspec import Struct
 from rtvi_actors.errors import ClientError
 from rtvi_actors.messages import Outcome
 from rtvi_actors.runtime.clock import Timer
+from rtvi_actors.runtime.futures import ActorFuture
 
 __all__ = ["Account", "Conservation", "DoorBook", "Ledger", "OpenRequest"]
 
@@ -104,6 +105,8 @@ class Ledger:
         self.unnumbered_dropped: dict[str, int] = {}
         self.door = DoorBook()
         self.requests: dict[int, OpenRequest] = {}
+        self.client_ready: ActorFuture[bool] = ActorFuture()
+        """Set when the client has said client-ready; false when the session ended without."""
         self.late_answers = 0
         self.client_gone = 0
         """Requests that were open when the session ended."""

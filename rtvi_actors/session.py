@@ -222,6 +222,19 @@ class Session:
         """Wait until the session is over; returns the reason."""
         return await self._closed
 
+    @property
+    def client_is_ready(self) -> bool:
+        """Whether the client has said client-ready (or the host for it)."""
+        return self._ledger.client_ready.done() and self._ledger.client_ready.result()
+
+    async def wait_client_ready(self) -> None:
+        """Wait until the client has said client-ready, or the session is over."""
+        self._closed.when_done(self._nobody_came)
+        await self._ledger.client_ready
+
+    def _nobody_came(self) -> None:
+        self._ledger.client_ready.try_set(False)
+
     def close(self, reason: str = "closed by the host") -> None:
         """End the session when what was emitted has left. Loop thread."""
         self._outbox.close(reason)
@@ -255,14 +268,17 @@ class Session:
 
         Timers that are set do not count. For tests and tools.
         """
-        quiet = 0
+        quiet = turns = 0
         while quiet < 3:
-            await anyio.lowlevel.checkpoint()
+            turns += 1
+            # Nearly always a few turns of the loop; what takes longer is waited for without a busy loop.
+            await (anyio.lowlevel.checkpoint() if turns < 256 else anyio.sleep(0.002))
             quiet = quiet + 1 if self._is_quiet() else 0
 
     def _is_quiet(self) -> bool:
-        busy = self._ledger.unread or len(self._outbox) or not (self._reader_waits or self.closed)
-        return not busy and all(_cell_is_quiet(ref) for ref in self._refs.values())
+        if not self.closed and (self._ledger.unread or len(self._outbox) or not self._reader_waits):
+            return False
+        return all(_cell_is_quiet(ref) for ref in self._refs.values())
 
     # -- life --------------------------------------------------------------------------------
 
@@ -296,7 +312,10 @@ class Session:
     async def _shut_down(self) -> None:
         """The reader has stopped or is void; work drains; open requests are counted; on_disconnect; children stop."""
         self._outbox.close("closed by the host")
-        reason = await self._closed
+        with anyio.move_on_after(self.options.drain_s):
+            await self._closed
+        self._end("client too slow")  # unless the writer has said why
+        reason = self._closed.result()
         bot = self._refs["bot"]
         with anyio.move_on_after(self.options.drain_s):
             if bot.is_alive():
@@ -547,6 +566,8 @@ async def open_session(
     async with AsyncExitStack() as stack:
         if system is None:
             system = await stack.enter_async_context(ActorSystem())
+        if bot.cell.state != "new":
+            raise SessionClosed("a bot instance serves one session: make a new one")
         session = Session(bot, transport, options or SessionOptions(), system)
         yield await stack.enter_async_context(session.running())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from rtvi_actors.concern import Concern
 from rtvi_actors.errors import InvalidData
 from rtvi_actors.frames import InputAudioRaw
@@ -18,7 +20,7 @@ class Audio(Concern):
 
     max_mail = 512
     max_mail_bytes = 8 * 1024 * 1024
-    overflow: Overflow = "drop_oldest"
+    overflow: ClassVar[Overflow] = "drop_oldest"
 
     def on_received(self, message: Received) -> None:
         try:

@@ -77,6 +77,8 @@ class Handshake(Concern):
     def _adopt(self, state: handshake.HandshakeState) -> None:
         self._state = state
         self.snapshot(state)
+        if state.client is handshake.ClientSide.READY:
+            self.later(self.ledger.client_ready.try_set, True)
 
     # -- effects -----------------------------------------------------------------------------
 

@@ -11,28 +11,40 @@ a synchronous handler hands them to a group of the actor's own with `submit`.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import msgspec
 import pykka
 from pykka import messages as pykka_messages
 
-from rtvi_actors.errors import AskTimeout, Crash, HandlerFailed, NoSystem, RtviError, StartFailed, Unknown
+from rtvi_actors.errors import ActorError, Crash, HandlerFailed, NoSystem, Rejected, StartFailed, Unknown
 from rtvi_actors.runtime.backend import Backend
 from rtvi_actors.runtime.clock import Timer, Timers
-from rtvi_actors.runtime.context import CURRENT, LOCAL, later
+from rtvi_actors.runtime.context import CURRENT, LOCAL, Effect, later
 from rtvi_actors.runtime.declare import Declaration, declare
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import Group, GroupSpec, Job
 from rtvi_actors.runtime.mailbox import Letter, Mailbox, Overflow
-from rtvi_actors.runtime.refs import ActorDead, ActorRef
+from rtvi_actors.runtime.refs import ActorDead, ActorRef, ActorTimeout
 
-__all__ = ["AnyioActor", "Cell", "DeadLetter", "Host", "Inject", "Parent", "Stop", "current_actor", "current_host", "set_host"]
+__all__ = [
+    "AnyioActor",
+    "Cell",
+    "DeadLetter",
+    "Host",
+    "Inject",
+    "Parent",
+    "Stop",
+    "current_actor",
+    "current_host",
+    "set_host",
+]
 
 logger = logging.getLogger("rtvi_actors.runtime")
 
@@ -71,9 +83,8 @@ class Host(Protocol):
     backend: Backend
     timers: Timers
 
-    def schedule(self, cell: Cell) -> None: ...
-
-    def bridge(self, deliver: Callable[[Letter], None], letter: Letter) -> None: ...
+    schedule: Callable[[Cell], None]
+    bridge: Callable[[Callable[[Any], None], Any], None]
 
     def adopt(self, cell: Cell) -> None: ...
 
@@ -87,35 +98,37 @@ class Host(Protocol):
 class Parent(Protocol):
     """The supervisor of a cell: it is called on the loop's thread, between handlers."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def child_failed(self, cell: Cell, error: BaseException) -> None: ...
+
+    def child_restarted(self, cell: Cell) -> None: ...
+
+    def restart_failed(self, cell: Cell, error: BaseException) -> None: ...
 
     def child_stopped(self, cell: Cell) -> None: ...
 
 
-_HOSTS: dict[int, Host] = {}
-_DEFAULT: list[Host] = []
+_HOSTS: list[tuple[int, Host]] = []
+"""The systems of the process with their threads, the newest last."""
 
 
 def set_host(host: Host, thread_id: int, present: bool) -> None:
     """Say that `host` runs on this thread, or no longer does. The newest is also the default of foreign threads."""
     if present:
-        _HOSTS[thread_id] = host
-        _DEFAULT.append(host)
+        _HOSTS.append((thread_id, host))
     else:
-        _HOSTS.pop(thread_id, None)
-        _DEFAULT.remove(host)
+        _HOSTS.remove((thread_id, host))
 
 
 def current_host() -> Host:
     """The system of this thread, else the newest one in the process. Raises `NoSystem`."""
-    host = _HOSTS.get(threading.get_ident())
-    if host is None and _DEFAULT:
-        host = _DEFAULT[-1]
-    if host is None:
+    here = threading.get_ident()
+    hosts = [host for thread_id, host in _HOSTS if thread_id == here] or [host for _, host in _HOSTS]
+    if not hosts:
         raise NoSystem("no actor system runs: open one with `async with ActorSystem()` or `start_blocking_system()`")
-    return host
+    return hosts[-1]
 
 
 def current_actor() -> AnyioActor | None:
@@ -130,8 +143,8 @@ def current_actor() -> AnyioActor | None:
 class AnyioActor(pykka.Actor):
     """An actor on the event loop. Subclass it and write handlers (see `declare`).
 
-    Handlers, hooks and state belong to the loop's thread. `__init__` may take arguments; they are kept, and every restart
-    passes them again, so they should be immutable.
+    Handlers, hooks and state belong to the loop's thread. `__init__` may take arguments; they are kept, and every
+    restart passes them again, so they should be immutable.
     """
 
     groups: ClassVar[Mapping[str, GroupSpec]] = {}
@@ -155,8 +168,7 @@ class AnyioActor(pykka.Actor):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        frame = sys._getframe(1)
-        cls.declaration = declare(cls, cls.not_handlers, frame.f_locals)
+        cls.declaration = declare(cls, cls.not_handlers, _locals_of_class_statement())
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         actor = super().__new__(cls)
@@ -179,7 +191,7 @@ class AnyioActor(pykka.Actor):
         self._actor_ref = cell.ref
 
     @classmethod
-    def start(cls, *args: Any, **kwargs: Any) -> ActorRef[Self]:  # type: ignore[override]
+    def start(cls, *args: Any, **kwargs: Any) -> ActorRef[Self]:
         """Start it in the current system, unsupervised: a crash stops it, as in pykka. Returns its reference.
 
         Raises `NoSystem`, or `StartFailed` where the constructor or `on_start` raised.
@@ -187,14 +199,14 @@ class AnyioActor(pykka.Actor):
         host = current_host()
 
         def start() -> ActorRef[Self]:
-            cell = cls(*args, **kwargs).cell
+            cell = make_cell(cls, *args, **kwargs)
             cell.open(host)
             return cell.ref
 
         return host.run_on_loop(start)
 
     @staticmethod
-    def _create_actor_inbox() -> Mailbox:  # type: ignore[override]
+    def _create_actor_inbox() -> Mailbox:
         return Mailbox()
 
     @staticmethod
@@ -239,13 +251,21 @@ class AnyioActor(pykka.Actor):
         later(target.submit, job)
 
     def cancel_group(self, group: str) -> int:
-        """Cancel the jobs that run in a group (not those that wait); returns how many. Takes effect at their next await."""
+        """Cancel the jobs that run in a group (not those that wait); returns how many.
+
+        Takes effect at their next await.
+        """
         return self.cell.groups[group].cancel_running()
 
     def after(self, delay_s: float, message: Any) -> Timer:
-        """Send itself a message in `delay_s` seconds. A crash does not lose it: timers belong to the cell."""
+        """Send itself a message in `delay_s` seconds. A later crash does not lose it: timers belong to the cell.
+
+        A handler that raises has set none, as it has sent nothing.
+        """
         letter = self.cell.mailbox.seal(message)
-        return self.cell.timers.after(delay_s, lambda: self.cell.mailbox.deliver(letter))
+        timer = self.cell.timers.prepare(delay_s, lambda: self.cell.mailbox.deliver(letter))
+        later(self.cell.set_timer, timer)
+        return timer
 
     def snapshot(self, state: Any) -> None:
         """Hand out the immutable state that a restarted instance is given (`restore`)."""
@@ -261,6 +281,22 @@ class AnyioActor(pykka.Actor):
 
     def on_error(self, method: str, arguments: tuple[Any, ...], error: BaseException | None) -> None:
         """Called when a job of a containing group failed, or was cancelled or lost (`error` is then `None`)."""
+
+
+def make_cell(actor_class: type[AnyioActor], /, *args: Any, **kwargs: Any) -> Cell:
+    """Make an actor that is to be started, and its cell. Raises `StartFailed` where the constructor raised."""
+    try:
+        return actor_class(*args, **kwargs).cell
+    except BaseException as error:
+        raise StartFailed(f"{actor_class.__name__} was not made: {type(error).__name__}") from error
+
+
+def _locals_of_class_statement() -> Mapping[str, Any]:
+    """The names where the class is being made: annotations may name what is local to a function."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_name in ("__init_subclass__", "__new__") and frame.f_back is not None:
+        frame = frame.f_back  # ours, a subclass's, and ABCMeta's, which is written in Python
+    return frame.f_locals
 
 
 class Cell:
@@ -281,7 +317,7 @@ class Cell:
         self.urn = urn or uuid.uuid4().urn
         self.name = name or actor_class.__name__
         self.named = bool(name)
-        self.mailbox: Mailbox = mailbox if mailbox is not None else Mailbox()
+        self.mailbox: Mailbox = mailbox if mailbox is not None else actor_class._create_actor_inbox()
         self.stopped = threading.Event()
         self.ref: ActorRef[Any]
         self.actor: AnyioActor | None = None
@@ -344,7 +380,8 @@ class Cell:
         self.mailbox.notify = self.notify
         specs = {**self.actor_class.groups, MAIN: GroupSpec(contain=False, max_queued=1_000_000)}
         self.groups = {name: Group(self, name, spec) for name, spec in specs.items()}
-        self.groups[MAIN].on_idle = self._main_idle
+        for name, group in self.groups.items():
+            group.on_idle = self._main_idle if name == MAIN else self._maybe_stopped
 
     def open(self, host: Host) -> None:
         """Start the first instance. Raises `StartFailed`, and leaves nothing behind then."""
@@ -357,12 +394,17 @@ class Cell:
             raise StartFailed(f"{self.name} did not start: {type(error).__name__}") from error
 
     def incarnate(self) -> None:
-        """Make and start an instance. What its constructor, `restore` or `on_start` raises goes to the caller."""
+        """Make and start an instance. What its constructor, `restore` or `on_start` raises goes to the caller.
+
+        What these send leaves when the instance runs, and not at all if they raise.
+        """
         first = self.generation == 0
         self.generation += 1
         stage = LOCAL.stage
         actor_before = LOCAL.actor
-        LOCAL.stage, LOCAL.actor = None, None
+        sent: list[Effect] = []
+        LOCAL.stage = sent
+        LOCAL.actor = None
         try:
             if not (first and self.actor is not None):
                 args, kwargs = self.recipe
@@ -379,7 +421,8 @@ class Cell:
             LOCAL.stage, LOCAL.actor = stage, actor_before
         self._bind_handlers()
         self.state = "running"
-        self.suspended = False
+        self.suspended = not self.groups[MAIN].idle
+        self._leave(iter(sent))
         for group in self.groups.values():
             group.resume()
         self.notify()
@@ -388,10 +431,14 @@ class Cell:
         if self.declaration is not None:
             self._bound = {kind: getattr(self.actor, name) for kind, name in self.declaration.handlers.items()}
 
-    def restart(self) -> None:
-        """A new instance behind the same identity. Raises what the constructor or `on_start` raised."""
+    def restart(self) -> bool:
+        """A new instance behind the same identity. Raises what the constructor or `on_start` raised.
+
+        Returns whether it runs; otherwise the parent will be told what came of it.
+        """
         self.restarts += 1
         self.incarnate()
+        return True
 
     def suspend(self) -> None:
         """Take the instance down but keep the cell: mail waits until `restart`."""
@@ -399,7 +446,7 @@ class Cell:
         for group in self.groups.values():
             for job in group.fence():
                 self._report(job, None)
-                self._lose_job(job, "restarted")
+                self.job_lost(job, "restarted")
 
     def finish(self, reason: str) -> None:
         """The end: no more mail, no more tasks, no registry entry. Idempotent."""
@@ -409,40 +456,53 @@ class Cell:
         self.mailbox.closed = True
         self.stopped.set()
         for group in self.groups.values():
-            for job in (*group.fence(), *group.drop_queued()):
-                self._lose_job(job, reason)
+            for job in group.close():
+                self.job_lost(job, reason)
         while self.mailbox.user:
             self.lost(self.mailbox.take(), "dead")
         self.host.forget(self)
         for reply in self._stop_replies:
             reply.try_set(None)
+        while self.mailbox.control:
+            message = self.mailbox.control.popleft()
+            if isinstance(message, Stop):
+                self._stops.append(message.done)
         for done in self._stops:
             done.try_set(True)
         self._release_room()
+        self._tell_parent_stopped()
+
+    def _tell_parent_stopped(self) -> None:
         if self.parent is not None:
             self.parent.child_stopped(self)
+
+    def _ask_parent(self, error: BaseException) -> None:
+        """Suspended: what now?"""
+        if self.parent is not None:
+            self.parent.child_failed(self, error)
 
     def _stop_now(self, reason: str) -> None:
         """Run `on_stop`, then finish."""
         if self.state in ("running", "stopping") and self.actor is not None:
             self.state = "stopping"
-            before = LOCAL.actor
-            LOCAL.actor = self.actor
-            try:
-                self.actor.on_stop()
-            except BaseException as error:
-                self.failed += 1
-                logger.error("%s failed in on_stop", self.name, exc_info=error)
-            finally:
-                LOCAL.actor = before
+            self._hook("on_stop", self.actor.on_stop)
         self.finish(reason)
+
+    def _hook(self, place: str, hook: Callable[..., object], *arguments: Any) -> None:
+        """Run a hook behind the firewall: what it raises is counted, and logged with name and place."""
+        before = LOCAL.stage, LOCAL.actor
+        LOCAL.stage, LOCAL.actor = None, self.actor
+        try:
+            hook(*arguments)
+        except BaseException as error:
+            self.failed += 1
+            logger.error("%s failed in %s", self.name, place, exc_info=error)
+        finally:
+            LOCAL.stage, LOCAL.actor = before
 
     def begin_stop(self) -> None:
         """Take no more mail; stop when the jobs that run or wait are done."""
         self.state = "stopping"
-        for group in self.groups.values():
-            if not group.idle:
-                group.on_idle = self._maybe_stopped
         self._maybe_stopped()
 
     def _maybe_stopped(self) -> None:
@@ -463,15 +523,28 @@ class Cell:
         if host is None:
             future.try_fail(ActorDead(f"{self.name} has not started"))
             return
-        due_s = host.backend.now() + timeout_s
-        letter = self.mailbox.seal(message, future, due_s)
-        if threading.get_ident() == host.backend.thread_id:
-            timer = self.timers.at(due_s, lambda: future.try_fail(self._timeout_error(timeout_s)))
-            future.when_done(timer.cancel)
+        letter = self.mailbox.seal(message, future, host.backend.now() + timeout_s)
         self.mailbox.send(letter)
+        if threading.get_ident() == host.backend.thread_id:
+            self._set_deadline(letter)
+        else:
+            host.bridge(self._set_deadline, letter)
 
-    def _timeout_error(self, timeout_s: float) -> AskTimeout:
-        return AskTimeout(f"{self.name} did not reply within {timeout_s} s")
+    def _set_deadline(self, letter: Letter) -> None:
+        """Fail an ask when it is due. Loop thread."""
+        future = letter.reply
+        if future is None or future.done():
+            return
+        failing = future.try_fail
+        timer = self.timers.at(letter.due_s, lambda: void(failing(self._unhandled(letter, "expired"))))
+        future.when_done(timer.cancel)
+
+    def set_timer(self, timer: Timer) -> None:
+        """Set a prepared timer. From any thread."""
+        if threading.get_ident() == self.backend.thread_id:
+            self.timers.add(timer)
+        else:
+            self.backend.soon_from_thread(lambda: self.timers.add(timer))
 
     def run(self, batch: int) -> int:
         """Handle up to `batch` letters, control first. Called by the dispatcher; never raises."""
@@ -504,7 +577,7 @@ class Cell:
             return
         try:
             message = self._decode(letter.body)  # type: ignore[misc]
-        except (msgspec.MsgspecError, RtviError) as error:
+        except Exception as error:  # msgspec's, a nesting too deep, or what a field's own decoder raises
             logger.error("%s was sent a message it cannot decode", self.name, exc_info=error)
             self.lost(letter, "undecodable")
             return
@@ -513,7 +586,8 @@ class Cell:
             self._start_job(Job(self.declaration.handlers[kind], (message,), letter))  # type: ignore[union-attr]
             return
         local = LOCAL
-        local.stage = stage = []
+        stage: list[Effect] = []
+        local.stage = stage
         local.actor = self.actor
         try:
             result = self._bound[kind](message)
@@ -525,10 +599,27 @@ class Cell:
             return
         local.stage = local.actor = None
         self.handled += 1
-        for effect, argument in stage:
-            effect(argument)
+        effects = iter(stage)
+        try:
+            for effect, argument in effects:
+                effect(argument)
+        except BaseException as error:
+            self._effect_failed(error)
+            self._leave(effects)
         if letter.reply is not None:
             letter.reply.try_set(result)
+
+    def _leave(self, effects: Iterator[Effect]) -> None:
+        """What was staged leaves; where one effect fails, the others leave all the same."""
+        for effect, argument in effects:
+            try:
+                effect(argument)
+            except BaseException as error:
+                self._effect_failed(error)
+
+    def _effect_failed(self, error: BaseException) -> None:
+        self.failed += 1
+        logger.error("an effect of %s failed", self.name, exc_info=error)
 
     def _start_job(self, job: Job) -> None:
         group = self.groups[self.actor_class.async_group]
@@ -552,21 +643,17 @@ class Cell:
         if letter.due_s and letter.due_s <= self.backend.now():
             self.lost(letter, "expired")
             return
-        LOCAL.actor = self.actor
-        LOCAL.stage = stage = []
+        stage: list[Effect] = []
+        LOCAL.actor, LOCAL.stage = self.actor, stage
         try:
             result = self.actor._handle_receive(letter.body)  # type: ignore[union-attr]
         except BaseException as error:
             LOCAL.stage = LOCAL.actor = None
-            if letter.reply is not None and isinstance(error, Exception) and not isinstance(error, Crash):
-                self.failed += 1
-                letter.reply.try_fail(error)  # an asked error is the asker's (pykka)
-            else:
+            if not self._askers_own(letter, error):
                 self._failed(letter, error)
             return
         LOCAL.stage = LOCAL.actor = None
-        for effect, argument in stage:
-            effect(argument)
+        self._leave(iter(stage))
         if hasattr(result, "cr_await"):
             self._start_job(Job("proxied call", (), letter, result))
             return
@@ -574,11 +661,22 @@ class Cell:
         if letter.reply is not None:
             letter.reply.try_set(result)
 
+    def _askers_own(self, letter: Letter, error: BaseException) -> bool:
+        """An error of an asked object, of a proxied call above all, is the asker's (pykka), and no crash."""
+        if letter.coded or letter.reply is None or not isinstance(error, Exception) or isinstance(error, Crash):
+            return False
+        self.failed += 1
+        letter.reply.try_fail(error)
+        return True
+
     def _control(self, message: Any) -> None:
         if isinstance(message, Stop):
+            if self.state == "dead":
+                message.done.try_set(False)
+                return
             self._stops.append(message.done)
-            if message.drain_s <= 0 or self.state != "running":
-                self._stop_now(message.reason) if self.state == "running" else self.finish(message.reason)
+            if message.drain_s <= 0 or self.state not in ("running", "stopping"):
+                self._stop_now(message.reason)
             else:
                 self._drain(message)
         elif isinstance(message, Inject) and self.state == "running":
@@ -588,7 +686,8 @@ class Cell:
         """Stop behind the mail that is there; at the deadline, now."""
         timer = self.timers.after(message.drain_s, lambda: self._stop_now("drain deadline"))
         message.done.when_done(timer.cancel)
-        self.mailbox.user.append(Letter(pykka_messages._ActorStop(), None, 0.0, False))
+        if self.state == "running":
+            self.mailbox.user.append(Letter(pykka_messages._ActorStop(), None, 0.0, False))
 
     # -- the ends of handlers ------------------------------------------------------------
 
@@ -596,20 +695,33 @@ class Cell:
         letter = job.letter
         if letter is None:
             return
+        if self._handled_hook and letter.coded and not self._handled_late(job):
+            return
         self.handled += 1
-        if self._handled_hook and letter.coded and self.actor is not None:
-            self.actor.on_handled(job.arguments[0])
         if letter.reply is not None:
             letter.reply.try_set(result)
+
+    def _handled_late(self, job: Job) -> bool:
+        """`on_handled` for an asynchronous handler: staged, and a crash if it raises, as for a synchronous one."""
+        if self.actor is None:
+            return True
+        stage: list[Effect] = []
+        LOCAL.stage, LOCAL.actor = stage, self.actor
+        try:
+            self.actor.on_handled(job.arguments[0])
+        except BaseException as error:
+            LOCAL.stage = LOCAL.actor = None
+            self._failed(job.letter, error, job)
+            return False
+        LOCAL.stage = LOCAL.actor = None
+        self._leave(iter(stage))
+        return True
 
     def job_failed(self, group: Group, job: Job, error: BaseException) -> None:
         letter = job.letter
         if not group.spec.contain or isinstance(error, Crash):
-            if letter is not None and not letter.coded and letter.reply is not None:
-                self.failed += 1
-                letter.reply.try_fail(error)
-                return
-            self._failed(letter, error, job)
+            if letter is None or not self._askers_own(letter, error):
+                self._failed(letter, error, job)
             return
         self.failed += 1
         logger.error("%s failed in %s", self.name, job.method, exc_info=error)
@@ -617,24 +729,26 @@ class Cell:
 
     def job_cancelled(self, group: Group, job: Job) -> None:
         self._report(job, None)
-        self._lose_job(job, "cancelled")
+        self.job_lost(job, "cancelled")
 
     def _report(self, job: Job, error: BaseException | None) -> None:
-        """Tell the actor of a job that did not end well. What that raises crashes it."""
-        if self.actor is None:
-            return
-        try:
-            self.actor.on_error(job.method, job.arguments, error)
-        except BaseException as problem:
-            logger.error("%s failed in on_error", self.name, exc_info=problem)
-            self.failed += 1
+        """Tell the actor of a job that did not end well."""
+        if self.actor is not None:
+            self._hook("on_error", self.actor.on_error, job.method, job.arguments, error)
 
-    def _lose_job(self, job: Job, reason: str) -> None:
+    def job_lost(self, job: Job, reason: str) -> None:
+        """A job that was not done: its letter is lost, and a call that never ran is closed."""
         if job.letter is not None:
             self.lost(job.letter, reason)
+        if inspect.iscoroutine(job.awaitable) and inspect.getcoroutinestate(job.awaitable) == inspect.CORO_CREATED:
+            job.awaitable.close()
 
     def _failed(self, letter: Letter | None, error: BaseException, job: Job | None = None) -> None:
-        """A handler crashed the actor: nothing it sent has left; its message leaves; the parent decides."""
+        """A handler crashed the actor: nothing it sent has left; its message leaves; the parent decides.
+
+        An actor that was stopping is not restarted.
+        """
+        stopping = self.state == "stopping"
         self.failed += 1
         logger.error("%s crashed%s", self.name, f" in {job.method}" if job else "", exc_info=error)
         if job is not None:
@@ -645,26 +759,25 @@ class Cell:
                 failure.__cause__ = error
                 letter.reply.try_fail(failure)
             self.lost(letter, "crashed")
-        old, self.state = self.actor, "crashed"
-        if old is not None:
-            try:
-                old.on_failure(type(error), error, error.__traceback__)
-            except BaseException as problem:
-                logger.error("%s failed in on_failure", self.name, exc_info=problem)
-        if self.parent is not None:
-            self.suspend()
-            self.parent.child_failed(self, error)
-        else:
+        self.state = "crashed"
+        if self.actor is not None:
+            self._hook("on_failure", self.actor.on_failure, type(error), error, error.__traceback__)
+        if self.parent is None or stopping:
             self.finish("crashed")
+        else:
+            self.suspend()
+            self._ask_parent(error)
 
     def lost(self, letter: Letter, reason: str) -> None:
-        """A letter that will not be handled. It is counted, answered if it is an ask, and a dead letter. Never raises."""
-        self.dropped += 1
+        """A letter that will not be handled.
+
+        It is counted, answered if it is an ask, and a dead letter. Never raises.
+        """
         if letter.reply is not None:
-            if isinstance(letter.body, pykka_messages._ActorStop):
-                letter.reply.try_fail(ActorDead(f"{self.ref} not found"))
-            else:
-                letter.reply.try_fail(ActorDead(f"{self.ref} stopped before handling the message"))
+            letter.reply.try_fail(self._unhandled(letter, reason))
+        if isinstance(letter.body, pykka_messages._ActorStop):
+            return  # a stop that finds the actor stopped is no loss
+        self.dropped += 1
         if letter.coded and self.on_lost is not None and self._decode is not None:
             try:
                 self.on_lost(self._decode(letter.body), reason)
@@ -672,22 +785,49 @@ class Cell:
                 logger.error("the on_lost of %s failed", self.name, exc_info=problem)
         self.host.dead_letter(DeadLetter(self.name, reason, letter.body))
 
+    def _unhandled(self, letter: Letter, reason: str) -> ActorError:
+        """What the asker of a lost letter gets."""
+        if reason == "expired":
+            return ActorTimeout(f"{self.name} did not reply in time")
+        if reason == "overflow":
+            return Rejected(self.name, letter.body)
+        if reason in ("undecodable", "cancelled", "restarted"):
+            return HandlerFailed(f"{self.name} did not handle the message: {reason}")
+        return ActorDead(f"{self.ref} stopped before handling the message")
+
     # -- room ----------------------------------------------------------------------------
 
     async def wait_room(self) -> None:
-        """Wait until the mailbox takes a message (`ActorRef.send`)."""
+        """Wait until the mailbox takes a message (`ActorRef.send`). From any event loop."""
+        while self._is_full():
+            room: ActorFuture[None] = ActorFuture()
+            if threading.get_ident() == self.backend.thread_id:
+                self._when_room(room)
+            else:
+                self.backend.soon_from_thread(lambda room=room: self._when_room(room))  # type: ignore[misc]
+            await room
+
+    def _is_full(self) -> bool:
         mailbox = self.mailbox
-        while not mailbox.closed and (
+        return not mailbox.closed and (
             len(mailbox.user) >= mailbox.max_count or mailbox.user_bytes >= mailbox.max_bytes
-        ):
-            future: ActorFuture[None] = ActorFuture()
-            self._room.append(future)
-            await future
+        )
+
+    def _when_room(self, room: ActorFuture[None]) -> None:
+        """Set `room` after the next batch, or now where there is some. Loop thread."""
+        if self._is_full():
+            self._room.append(room)
+        else:
+            room.try_set(None)
 
     def _release_room(self) -> None:
         waiting, self._room = self._room, []
         for future in waiting:
             future.try_set(None)
+
+
+def void(_: object) -> None:
+    """Drop a result."""
 
 
 AnyioActor.cell_class = Cell

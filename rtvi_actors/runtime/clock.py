@@ -40,7 +40,8 @@ class Timer:
 class Timers:
     """The deadlines of one system, in the order they fall due; equal times fire in the order they were set.
 
-    Loop thread only, but for `prepare` and `Timer.cancel`. `now` and `arm` are the backend's: `arm(due_s, fire)` keeps one timer, the latest call wins.
+    Loop thread only, but for `prepare` and `Timer.cancel`. `now` and `arm` are the backend's: `arm(due_s, fire)` keeps
+    one timer, the latest call wins.
     """
 
     def __init__(self, now: Callable[[], float], arm: Callable[[float, Callable[[], None]], None]) -> None:
@@ -56,7 +57,10 @@ class Timers:
         return sum(timer.callback is not None for _, _, timer in self._heap)
 
     def after(self, delay_s: float, callback: Callable[[], None]) -> Timer:
-        """Call `callback` on the loop's thread in `delay_s` seconds. What it raises is logged and stops no other timer."""
+        """Call `callback` on the loop's thread in `delay_s` seconds.
+
+        What it raises is logged and stops no other timer.
+        """
         return self.at(self.now() + delay_s, callback)
 
     def at(self, due_s: float, callback: Callable[[], None]) -> Timer:

@@ -55,7 +55,10 @@ def later(effect: Callable[[Any], object], argument: Any) -> None:
 
 
 def commit() -> None:
-    """Let what the running handler has sent leave now: it is about to block for an answer (only in a `ThreadingActor`)."""
+    """Let what the running handler has sent leave now.
+
+    It is about to block for an answer (only in a `ThreadingActor`).
+    """
     stage = LOCAL.stage
     while stage:
         effect, argument = stage.pop(0)

@@ -1,7 +1,7 @@
 """An actor declares its messages by its handlers' annotations; this file reads them, once, when the class is made.
 
-A handler is a method named ``on_…`` with one parameter (beside self) that is annotated with a tagged frozen Struct, or a
-union of them. pykka's hooks (`on_start`, `on_stop`, `on_failure`, `on_receive`) and the names in the class's own
+A handler is a method named ``on_…`` with one parameter (beside self) that is annotated with a tagged frozen Struct, or
+a union of them. pykka's hooks (`on_start`, `on_stop`, `on_failure`, `on_receive`) and the names in the class's own
 `not_handlers` are none. What cannot be routed fails here: two handlers for one type, a Struct that is not frozen or not
 tagged, two types with one tag, an ``on_…`` method whose parameter is something else.
 """

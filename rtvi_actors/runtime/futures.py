@@ -115,7 +115,8 @@ class ActorFuture(pykka.Future[T]):
         """Block this thread until the value is there, for `timeout` seconds at most.
 
         Raises `WouldBlock` on a thread that runs an event loop, `pykka.Timeout`, or the error that was set. In a
-        `ThreadingActor`'s handler a wait commits: what the handler has sent until now leaves first, its question included.
+        `ThreadingActor`'s handler a wait commits: what the handler has sent until now leaves first, its question
+        included.
         """
         if not self.done():
             if on_event_loop():

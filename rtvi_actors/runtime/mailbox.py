@@ -62,6 +62,9 @@ def register_type(kind: type, to_plain: Callable[[Any], Any], from_plain: Callab
 
 
 def _enc_hook(value: Any) -> Any:
+    exact = _TO_BYTES.get(type(value))
+    if exact is not None:
+        return exact(value)
     for kind in type(value).__mro__:
         to_plain = _TO_BYTES.get(kind)
         if to_plain is not None:
@@ -70,6 +73,9 @@ def _enc_hook(value: Any) -> Any:
 
 
 def _dec_hook(kind: Any, value: Any) -> Any:
+    exact = _FROM_BYTES.get(kind)
+    if exact is not None:
+        return exact(value)
     origin = getattr(kind, "__origin__", kind)
     for base in origin.__mro__:
         from_plain = _FROM_BYTES.get(base)
@@ -131,7 +137,7 @@ class Mailbox:
         self.refused = 0
         self.closed = False
         self.thread_id: int | None = None
-        self.bridge: Callable[[Callable[[Letter], None], Letter], None] | None = None
+        self.bridge: Callable[[Callable[[Any], None], Any], None] | None = None
         self.notify: Callable[[], None] = _nobody
         self.on_lost: Callable[[Letter, str], None] = _drop
 
@@ -213,13 +219,14 @@ class Mailbox:
         self.notify()
 
     def _make_room(self, size: int) -> None:
-        """Drop the oldest. Under the policy refuse the sender was told already, but for the last few (staged, bridged)."""
+        """Drop the oldest.
+
+        Under the policy refuse the sender was told already, but for the last few (staged, bridged).
+        """
         if self.overflow == "refuse":
             return
         kept: list[Letter] = []
-        while self.user and (
-            len(self.user) + len(kept) >= self.max_count or self.user_bytes + size > self.max_bytes
-        ):
+        while self.user and (len(self.user) + len(kept) >= self.max_count or self.user_bytes + size > self.max_bytes):
             letter = self.take()
             if not letter.coded and type(letter.body) in CONTROL_TYPES:
                 kept.append(letter)  # a stop, or a proxy's call: nobody overflows those

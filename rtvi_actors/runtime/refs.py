@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 import pykka
 from pykka import messages as pykka_messages
 
-from rtvi_actors.errors import AskTimeout, Dead
+from rtvi_actors.errors import AskTimeout, Dead, WouldBlock
+from rtvi_actors.runtime.backend import on_event_loop
 from rtvi_actors.runtime.context import check_fence
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.mailbox import Letter, register_type
@@ -19,7 +20,7 @@ from rtvi_actors.runtime.mailbox import Letter, register_type
 if TYPE_CHECKING:
     from rtvi_actors.runtime.actor import Cell
 
-__all__ = ["ASK_TIMEOUT_S", "ActorDead", "ActorRef", "ref_of"]
+__all__ = ["ASK_TIMEOUT_S", "ActorDead", "ActorRef", "ActorTimeout", "ref_of"]
 
 A = TypeVar("A", bound=pykka.Actor)
 
@@ -31,6 +32,10 @@ _REFS: weakref.WeakValueDictionary[str, ActorRef[Any]] = weakref.WeakValueDictio
 
 class ActorDead(Dead, pykka.ActorDeadError):
     """`Dead`, also for those who catch pykka's own error."""
+
+
+class ActorTimeout(AskTimeout, pykka.Timeout):
+    """`AskTimeout`, also for those who catch pykka's own error."""
 
 
 def ref_of(urn: str) -> ActorRef[Any]:
@@ -96,14 +101,15 @@ class ActorRef(pykka.ActorRef[A], Generic[A]):
     @overload
     def ask(self, message: Any, *, block: Literal[False], timeout: float | None = None) -> ActorFuture[Any]: ...
     @overload
-    def ask(self, message: Any, *, block: Literal[True] = True, timeout: float | None = None) -> Any: ...
+    def ask(self, message: Any, *, block: Literal[True], timeout: float | None = None) -> Any: ...
     @overload
-    def ask(self, message: Any, *, block: bool, timeout: float | None = None) -> Any: ...
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any: ...
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """Send a message and get the reply: a blocking call in a thread, a future with ``block=False``.
 
-        `timeout` in seconds, 10 by default; then the future fails with `AskTimeout`, and the message, if it still waits,
-        is not handled. On an event loop's thread a blocking ask raises `WouldBlock`. Asking the dead fails at once.
+        `timeout` in seconds, 10 by default; then the future fails with `AskTimeout`, and the message, if it still
+        waits, is not handled. On an event loop's thread a blocking ask raises `WouldBlock`. Asking the dead fails at
+        once.
         """
         timeout_s = ASK_TIMEOUT_S if timeout is None else timeout
         check_fence()
@@ -111,28 +117,31 @@ class ActorRef(pykka.ActorRef[A], Generic[A]):
         if self.actor_stopped.is_set():
             future.try_fail(ActorDead(f"{self} not found"))
         else:
+            _check_blocking(block)
             self.cell.ask(message, future, timeout_s)
         if not block:
             return future
         try:
             return future.get(timeout=timeout_s)
         except pykka.Timeout:
-            if isinstance(future, ActorFuture):
-                future.try_fail(AskTimeout(f"{self} did not reply within {timeout_s} s"))
-            raise
+            # The deadline on the loop may be a little later, and the loop may have ended.
+            future.try_fail(ActorTimeout(f"{self} did not reply within {timeout_s} s"))
+            return future.result()
 
     async def call(self, message: Any, *, timeout_s: float = ASK_TIMEOUT_S) -> Any:
         """`ask`, awaited."""
         return await self.ask(message, block=False, timeout=timeout_s)
 
     @overload
+    def stop(self, *, block: Literal[True], timeout: float | None = None) -> bool: ...
+    @overload
     def stop(self, *, block: Literal[False], timeout: float | None = None) -> ActorFuture[bool]: ...
     @overload
-    def stop(self, *, block: Literal[True] = True, timeout: float | None = None) -> bool: ...
-    @overload
-    def stop(self, *, block: bool, timeout: float | None = None) -> Any: ...
+    def stop(self, *, block: bool = True, timeout: float | None = None) -> Any: ...
     def stop(self, *, block: bool = True, timeout: float | None = None) -> Any:
         """Stop after what was sent before, as pykka documents. `system.stop` and `system.kill` are more urgent."""
+        if not self.actor_stopped.is_set():
+            _check_blocking(block)
         asked = self.ask(pykka_messages._ActorStop(), block=False, timeout=timeout)
 
         def was_alive(timeout_s: float | None) -> bool:
@@ -144,6 +153,12 @@ class ActorRef(pykka.ActorRef[A], Generic[A]):
 
         future = asked.derive(was_alive, asked)
         return future.get(timeout=timeout) if block else future
+
+
+def _check_blocking(block: bool) -> None:
+    """Raise before anything is sent, rather than after."""
+    if block and on_event_loop():
+        raise WouldBlock("this thread runs an event loop: pass block=False, and await the future")
 
 
 register_type(ActorRef, lambda ref: ref.actor_urn, ref_of)

@@ -1,7 +1,7 @@
 """Names, and what can be asked of every actor.
 
-A system's registry maps names and URNs to references in O(1). Every actor is in `pykka.ActorRegistry` too, which is what
-`statistics` reads: it shows the actors of all systems of the process, and those of plain pykka as well.
+A system's registry maps names and URNs to references in O(1). Every actor is in `pykka.ActorRegistry` too, which is
+what `statistics` reads: it shows the actors of all systems of the process, and those of plain pykka as well.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ class Registry:
 
 
 def statistics() -> tuple[ActorStatistics, ...]:
-    """Every actor in `pykka.ActorRegistry`, in the order they were started. From any thread; counters are read as they are."""
+    """Every actor in `pykka.ActorRegistry`, in the order they were started.
+
+    From any thread; counters are read as they are.
+    """
     return tuple(
         of_cell(ref.cell) if isinstance(ref, ActorRef) else _of_plain(ref) for ref in pykka.ActorRegistry.get_all()
     )

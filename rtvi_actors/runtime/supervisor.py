@@ -1,9 +1,9 @@
 """Supervision as in OTP: child specs, one_for_one, a restart limit over a sliding window.
 
 The supervisor is an actor, so it is in the registry and can be asked what it does; but it decides in a call of the
-runtime's, between two handlers, so that a restart in place costs microseconds and no message. Children start in the order of the
-list and stop in reverse. Beyond `intensity` restarts in `period_s` seconds the supervisor stops its children and tells its
-own parent, or, at the top, `on_escalate`.
+runtime's, between two handlers, so that a restart in place costs microseconds and no message. Children start in the
+order of the list and stop in reverse. Beyond `intensity` restarts in `period_s` seconds the supervisor stops its
+children and tells its own parent, or, at the top, `on_escalate`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from types import TracebackType
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from rtvi_actors.errors import StartFailed
+from rtvi_actors.errors import StartFailed, Unknown
 from rtvi_actors.runtime.actor import AnyioActor, Cell, Stop
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.refs import ActorRef
@@ -26,6 +27,9 @@ logger = logging.getLogger("rtvi_actors.runtime")
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
 """permanent: restarted whenever it ends; transient: after a crash; temporary: never."""
+
+RETRY_S: Final = 0.05
+"""How long a child whose restart failed waits for the next."""
 
 
 class ChildSpec(msgspec.Struct, frozen=True):
@@ -71,15 +75,32 @@ class Supervisor(AnyioActor):
 
     def on_start(self) -> None:
         """Make every child's cell first, so that links may point forward, then start them in order."""
-        for spec in self._specs:
-            self._make(spec)
-        for spec in self._specs:
-            self._start(spec)
+        try:
+            for spec in self._specs:
+                self._make(spec)
+            for spec in self._specs:
+                self._start(spec)
+        except BaseException:
+            self._end_children("supervisor did not start")
+            raise
 
     def on_stop(self) -> None:
+        self._end_children("supervisor stopped")
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Its children do not outlive it: the next incarnation makes them anew."""
+        self._end_children("supervisor crashed")
+
+    def _end_children(self, reason: str) -> None:
         for cell, _ in reversed(list(self._children.values())):
             if cell.state != "dead":
-                cell._stop_now("supervisor stopped")
+                cell._stop_now(reason)
+        self._children.clear()
 
     # -- children --------------------------------------------------------------------------
 
@@ -92,60 +113,77 @@ class Supervisor(AnyioActor):
         return [cell.ref for cell, _ in self._children.values()]
 
     def start_child(self, spec: ChildSpec) -> ActorRef[Any]:
-        """Add a child while running. Raises `StartFailed`."""
+        """Add a child while running. Raises `NameTaken` or `StartFailed`."""
         self._make(spec)
         self._start(spec)
         return self.child(spec.name)
 
     def _make(self, spec: ChildSpec) -> None:
-        name = f"{self.name}/{spec.name}"
-        if isinstance(spec.actor, AnyioActor):
-            cell = spec.actor.cell
-            cell.name, cell.named = name, True
-        else:
-            cell = spec.actor.cell_class(spec.actor, spec.args, spec.kwargs, name=name)
-            cell.bind_ref()
+        cell = _new_cell(spec, f"{self.name}/{spec.name}")
         cell.parent = self
         cell.on_lost = spec.on_lost
         cell.context = spec.context
-        self._children[spec.name] = (cell, spec)
         cell.attach(self.cell.host)
         self.cell.host.adopt(cell)
+        self._children.pop(spec.name, None)  # a dead one of this name: start order is the new one's
+        self._children[spec.name] = (cell, spec)
 
     def _start(self, spec: ChildSpec) -> None:
         cell, _ = self._children[spec.name]
-        cell.links = {name: self._children[name][0].ref for name in spec.links}
         try:
+            cell.links = {name: self._link(name) for name in spec.links}
             cell.incarnate()
         except BaseException as error:
             cell.finish("start failed")
+            del self._children[spec.name]
             raise StartFailed(f"{cell.name} did not start: {type(error).__name__}") from error
+
+    def _link(self, name: str) -> ActorRef[Any]:
+        try:
+            return self._children[name][0].ref
+        except KeyError:
+            raise Unknown(f"{self.name} has no child named {name}") from None
 
     # -- what the runtime calls ------------------------------------------------------------
 
     def child_failed(self, cell: Cell, error: BaseException) -> None:
         """A child crashed: restart it, give it up, or give up."""
-        spec = next(spec for other, spec in self._children.values() if other is cell)
-        if self.cell.state != "running" or spec.restart == "temporary":
+        spec = self._spec_of(cell)
+        if spec is None or self.cell.state != "running" or spec.restart == "temporary":
             cell.finish("crashed")
             return
         if self._too_many():
             self._escalate(cell, error)
             return
         try:
-            cell.restart()
+            running = cell.restart()
         except BaseException as problem:
-            logger.error("%s did not restart", cell.name, exc_info=problem)
             cell.state = "restarting"
-            # Not at once: a start that fails at once would burn the limit in microseconds.
-            self.cell.timers.after(0.05, lambda: self._retry(cell, problem))
+            self.restart_failed(cell, problem)
             return
-        if spec.on_restarted is not None:
-            spec.on_restarted()
+        if running:
+            self.child_restarted(cell)
+
+    def child_restarted(self, cell: Cell) -> None:
+        """A new incarnation runs."""
+        spec = self._spec_of(cell)
+        if spec is not None and spec.on_restarted is not None:
+            self.cell._hook("on_restarted", spec.on_restarted)
+
+    def restart_failed(self, cell: Cell, error: BaseException) -> None:
+        """A constructor or `on_start` raised: try again later. At once, it would burn the limit in microseconds."""
+        logger.error("%s did not restart", cell.name, exc_info=error)
+        self.cell.timers.after(RETRY_S, lambda: self._retry(cell, error))
 
     def _retry(self, cell: Cell, error: BaseException) -> None:
         if cell.state == "restarting":
             self.child_failed(cell, error)
+
+    def _spec_of(self, cell: Cell) -> ChildSpec | None:
+        """`None` where it is no child any more."""
+        if cell.stopped.is_set():
+            return None
+        return next((spec for other, spec in self._children.values() if other is cell), None)
 
     def child_stopped(self, cell: Cell) -> None:
         """A child ended for good."""
@@ -162,20 +200,35 @@ class Supervisor(AnyioActor):
         logger.error("%s gives up: %s crashed too often", self.name, cell.name)
         cell.finish("restart limit")
         if self._on_escalate is not None:
-            self._on_escalate(cell.name, error)
+            self.cell._hook("on_escalate", self._on_escalate, cell.name, error)
         elif self.cell.parent is not None:
-            self.cell.suspend()
-            self.cell.parent.child_failed(self.cell, error)
+            self.cell._failed(None, error)
         else:
             self.cell._stop_now("restart limit")
 
     # -- the end ---------------------------------------------------------------------------
 
     async def stop_children(self) -> None:
-        """Stop them in reverse order, each with its own `shutdown_s` to drain."""
+        """Stop them in reverse order, each with its own `shutdown_s` to drain; a supervisor's own children before it."""
         for cell, spec in reversed(list(self._children.values())):
             if cell.state == "dead":
                 continue
+            if isinstance(cell.actor, Supervisor):
+                await cell.actor.stop_children()
             done: ActorFuture[bool] = ActorFuture()
             cell.mailbox.deliver_control(Stop(spec.shutdown_s, "shutdown", done))
             await done
+
+
+def _new_cell(spec: ChildSpec, name: str) -> Cell:
+    """The cell of a spec's class, or of its instance; where that instance is spent, a new one of its class and arguments."""
+    if not isinstance(spec.actor, AnyioActor):
+        actor_class, (args, kwargs) = spec.actor, (spec.args, spec.kwargs)
+    elif spec.actor.cell.state == "new":
+        spec.actor.cell.name, spec.actor.cell.named = name, True
+        return spec.actor.cell
+    else:
+        actor_class, (args, kwargs) = spec.actor.cell.actor_class, spec.actor.cell.recipe
+    cell: Cell = actor_class.cell_class(actor_class, args, kwargs, name=name)
+    cell.bind_ref()
+    return cell

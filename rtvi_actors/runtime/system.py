@@ -1,7 +1,7 @@
 """`ActorSystem`: one event loop's actors. Opened by `async with`, or on a thread of its own by `start_blocking_system`.
 
-It owns the backend, the dispatcher, the timers, the registry and SIGINT: a Ctrl-C stops the actors in order and then raises
-KeyboardInterrupt out of the `async with`, whichever handler it landed in.
+It owns the backend, the dispatcher, the timers, the registry and SIGINT: a Ctrl-C stops the actors in order and then
+raises KeyboardInterrupt out of the `async with`, whichever handler it landed in.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from types import FrameType, TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 
-from rtvi_actors.errors import Crash, NoSystem
-from rtvi_actors.runtime.actor import AnyioActor, Cell, DeadLetter, Inject, Stop, set_host
-from rtvi_actors.runtime.backend import Backend, open_backend
+from rtvi_actors.errors import Crash, NoSystem, WouldBlock
+from rtvi_actors.runtime.actor import AnyioActor, Cell, DeadLetter, Inject, Stop, make_cell, set_host
+from rtvi_actors.runtime.backend import Backend, loops_own, on_event_loop, open_backend
 from rtvi_actors.runtime.clock import Timers
+from rtvi_actors.runtime.context import LOCAL
 from rtvi_actors.runtime.dispatcher import Dispatcher
 from rtvi_actors.runtime.futures import ActorFuture
-from rtvi_actors.runtime.mailbox import Letter
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.registry import Registry
+from rtvi_actors.runtime.supervisor import Supervisor
 
 __all__ = ["ActorSystem", "start_blocking_system"]
 
@@ -45,12 +47,15 @@ class ActorSystem:
         """How long each actor may drain when the system closes."""
         self.backend: Backend
         self.timers: Timers
+        self.schedule: Callable[[Cell], None]
+        self.bridge: Callable[[Callable[[Any], None], Any], None]
         self.registry = Registry()
         self.dead_letters = 0
         """How many messages were not handled, of all actors."""
         self._dead_letter_sinks: list[Callable[[DeadLetter], None]] = []
         self._stack = AsyncExitStack()
         self._interrupted = False
+        self._closed = False
         self._restore_sigint: Callable[[], None] | None = None
 
     # -- life ----------------------------------------------------------------------------
@@ -60,6 +65,7 @@ class ActorSystem:
         self.backend = await self._stack.enter_async_context(open_backend())
         self.timers = Timers(self.backend.now, self.backend.arm)
         self._dispatcher = Dispatcher(self.backend)
+        # What cells ask of their host: no method of ours in between, this is the path of every message.
         self.schedule = self._dispatcher.schedule
         self.bridge = self._dispatcher.bridge
         set_host(self, self.backend.thread_id, True)
@@ -68,54 +74,56 @@ class ActorSystem:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         try:
             with anyio.CancelScope(shield=True):
                 await self._stop_all()
         finally:
+            self._closed = True
+            self._dispatcher.cross()  # letters on their way find the dead, and their askers are told
+            set_host(self, self.backend.thread_id, False)
+            # The body's error passes by: trio's nursery would wrap it in a group.
+            await self._stack.__aexit__(None, None, None)
             if self._restore_sigint is not None:
                 self._restore_sigint()
-            set_host(self, self.backend.thread_id, False)
-            await self._stack.__aexit__(kind, error, trace)
         if self._interrupted:
             raise KeyboardInterrupt
-        return None
 
     async def _stop_all(self) -> None:
-        """Stop what is left, the newest first; each drains within `drain_s`."""
+        """Stop what is left: the actors at the top, the newest first, each with its children before it."""
         while cells := self.registry.cells():
-            cell = cells[-1]
-            supervisor = cell.parent
-            if isinstance(supervisor, AnyioActor) and supervisor.cell.state == "running":
-                cell = supervisor.cell
-                await getattr(supervisor, "stop_children", _nothing)()
-            await self.stop(cell.ref, self.drain_s)
+            top = [cell for cell in cells if not _is_supervised(cell)] or cells
+            await self.stop(top[-1].ref, self.drain_s)
+            await anyio.lowlevel.checkpoint()  # a thread's actor leaves the registry in a turn of the loop's
 
     def _own_sigint(self) -> None:
-        """trio raises KeyboardInterrupt in whatever runs, handlers included: take it here and shut down in order.
+        """Python's own handler, and trio's, raise KeyboardInterrupt in whatever runs, handlers included, where the
+        firewall would catch it: take the signal here and shut down in order. A second one ends the handler that holds
+        that up.
 
-        asyncio's runner cancels the main task instead, which already does the right thing, and a server's own handler stays.
+        asyncio's runner cancels the main task instead, which already does the right thing, and a server's own handler
+        stays.
         """
-        if threading.current_thread() is not threading.main_thread() or self.backend.name != "trio":
+        if threading.current_thread() is not threading.main_thread():
             return
         before = signal.getsignal(signal.SIGINT)
         if before is not signal.default_int_handler and getattr(before, "__module__", "").split(".")[0] != "trio":
             return
 
         def on_sigint(signum: int, frame: FrameType | None) -> None:
+            if self._interrupted and LOCAL.stage is not None:
+                raise KeyboardInterrupt
             self._interrupted = True
             self.backend.soon_from_thread(self.backend.cancel_host)
 
+        def restore() -> None:
+            if signal.getsignal(signal.SIGINT) is on_sigint:
+                signal.signal(signal.SIGINT, before)
+
         signal.signal(signal.SIGINT, on_sigint)
-        self._restore_sigint = lambda: void(signal.signal(signal.SIGINT, before))
+        self._restore_sigint = restore
 
     # -- Host: what cells ask ------------------------------------------------------------
-
-    def schedule(self, cell: Cell) -> None:
-        self._dispatcher.schedule(cell)
-
-    def bridge(self, deliver: Callable[[Letter], None], letter: Letter) -> None:
-        self._dispatcher.bridge(deliver, letter)
 
     def adopt(self, cell: Cell) -> None:
         self.registry.add(cell)
@@ -124,15 +132,18 @@ class ActorSystem:
         if threading.get_ident() == self.backend.thread_id:
             self.registry.remove(cell)
         else:
-            self.backend.soon_from_thread(lambda: self.registry.remove(cell))
+            try:
+                self.backend.soon_from_thread(lambda: self.registry.remove(cell))
+            except RuntimeError:  # the loop has ended, nobody reads the registry any more
+                self.registry.remove(cell)
 
     def dead_letter(self, letter: DeadLetter) -> None:
         self.dead_letters += 1
         for sink in self._dead_letter_sinks:
             try:
                 sink(letter)
-            except Exception:
-                logger.exception("a subscriber of the dead letters failed")
+            except BaseException as error:
+                logger.error("a subscriber of the dead letters failed", exc_info=error)
 
     # -- for people ----------------------------------------------------------------------
 
@@ -144,11 +155,13 @@ class ActorSystem:
     def spawn(self, actor: type[AnyioActor] | AnyioActor, *args: Any, name: str = "", **kwargs: Any) -> ActorRef[Any]:
         """Start an actor at the top of the system, unsupervised. From any thread.
 
-        Raises `NameTaken` or `StartFailed`.
+        Raises `NameTaken`, `StartFailed`, or `NoSystem` where the system has closed.
         """
 
         def spawn() -> ActorRef[Any]:
-            cell = actor.cell if isinstance(actor, AnyioActor) else actor(*args, **kwargs).cell
+            if self._closed:
+                raise NoSystem("the system has closed")
+            cell = actor.cell if isinstance(actor, AnyioActor) else make_cell(actor, *args, **kwargs)
             if name:
                 cell.name, cell.named = name, True
             cell.open(self)
@@ -161,14 +174,27 @@ class ActorSystem:
         return self.registry.get(name)
 
     def stop(self, ref: ActorRef[Any], drain_s: float = 1.0) -> ActorFuture[bool]:
-        """Stop an actor when the mail that it has is handled, or in `drain_s` seconds. Ahead of user mail. From any thread."""
+        """Stop an actor when the mail that it has is handled, or in `drain_s` seconds. Ahead of user mail. From any
+        thread.
+
+        A supervisor's children stop before it, in reverse order, each in the time of its spec.
+        """
+        if drain_s > 0 and issubclass(ref.actor_class, Supervisor):
+            return self.run_async(lambda: self._stop_tree(ref, drain_s))
         return self._stop(ref, Stop(drain_s, "stopped", ActorFuture()))
+
+    async def _stop_tree(self, ref: ActorRef[Any], drain_s: float) -> bool:
+        supervisor = ref.cell.actor
+        if isinstance(supervisor, Supervisor):
+            await supervisor.stop_children()
+        return await self._stop(ref, Stop(drain_s, "stopped", ActorFuture()))
 
     def kill(self, ref: ActorRef[Any]) -> ActorFuture[bool]:
         """Stop an actor at once: between two messages, or at the next await. From any thread."""
         return self._stop(ref, Stop(0.0, "killed", ActorFuture()))
 
-    def crash(self, ref: ActorRef[Any], error: BaseException | None = None) -> None:
+    @staticmethod
+    def crash(ref: ActorRef[Any], error: BaseException | None = None) -> None:
         """Crash an actor between two messages, as if a handler had raised: to see it come back. From any thread."""
         ref.cell.mailbox.deliver_control(Inject(error or Crash("injected")))
 
@@ -180,12 +206,23 @@ class ActorSystem:
         return message.done
 
     def run_on_loop(self, function: Callable[[], S]) -> S:
-        """Call `function` on the loop's thread and return what it returns; in another thread, wait for it."""
+        """Call `function` on the loop's thread and return what it returns; in another thread, wait for it.
+
+        Raises `WouldBlock` on the thread of another event loop, `NoSystem` where the loop has ended.
+        """
         if threading.get_ident() == self.backend.thread_id:
             return function()
+        if on_event_loop():
+            raise WouldBlock("this thread runs another event loop: use `run_async`, and await the future")
         future: ActorFuture[S] = ActorFuture()
-        self.backend.soon_from_thread(lambda: _settle(future, function))
+        self._to_loop(lambda: _settle(future, function))
         return future.get()
+
+    def _to_loop(self, callback: Callable[[], None]) -> None:
+        try:
+            self.backend.soon_from_thread(callback)
+        except RuntimeError as error:
+            raise NoSystem("the system's event loop has ended") from error
 
     def run_async(self, function: Callable[[], Awaitable[S]]) -> ActorFuture[S]:
         """Run an async function as a task of the system. From any thread; the future has what it returns or raises."""
@@ -195,14 +232,15 @@ class ActorSystem:
             try:
                 future.try_set(await function())
             except BaseException as error:
-                future.try_fail(error)
-                if not isinstance(error, Exception):
+                if loops_own(error):
+                    future.try_fail(NoSystem("the system closed"))
                     raise
+                future.try_fail(error)
 
         if threading.get_ident() == self.backend.thread_id:
             self.backend.spawn(main, "rtvi-actors task")
         else:
-            self.backend.soon_from_thread(lambda: self.backend.spawn(main, "rtvi-actors task"))
+            self._to_loop(lambda: self.backend.spawn(main, "rtvi-actors task"))
         return future
 
     @property
@@ -213,12 +251,10 @@ class ActorSystem:
         )
 
 
-async def _nothing() -> None:
-    return None
-
-
-def void(_: object) -> None:
-    """Drop a result."""
+def _is_supervised(cell: Cell) -> bool:
+    """Whether a living supervisor will stop it."""
+    parent: object = cell.parent
+    return isinstance(parent, AnyioActor) and parent.cell.state != "dead"
 
 
 def _settle(future: ActorFuture[S], function: Callable[[], S]) -> None:
@@ -257,7 +293,7 @@ def start_blocking_system(*, backend: Literal["asyncio", "trio"] = "asyncio") ->
         yield system
     finally:
         try:
-            system.backend.soon_from_thread(lambda: closing[0].set())
+            system.backend.soon_from_thread(closing[0].set)
         except RuntimeError as error:
             raise NoSystem("the system has ended before its with block") from error
         finally:
