@@ -1,0 +1,1 @@
+"""How fast, and against what: `make bench`, or ``python -m benchmarks --help``."""
