@@ -7,7 +7,7 @@ Synchronous within: every frame is taken at once, and handed to a group (DESIGN.
     requests  @request               many at once; each cancelled at its deadline
     messages  @message, on_client_message   one at a time, in order
     hooks     on_client_ready, … and the bot's own asynchronous handlers
-    disconnect  on_disconnect: no other handler can hold it up
+    end, disconnect  on_end, on_disconnect: no other handler can hold them up
 
 A turn, audio or request handler that fails ends only itself: the client gets an error with an id, the log the rest.
 """
@@ -43,6 +43,8 @@ logger = logging.getLogger("rtvi_actors")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+AUDIO_ERRORS: Final = 50
+"""Failures of on_audio for which the client gets one error."""
 MAX_AHEAD_S: Final = 10.0
 """How much audio may wait in playout before `say_audio` waits for it to play."""
 
@@ -117,6 +119,7 @@ class Bot(AnyioActor, Commands):
         "requests": GroupSpec(concurrency=32, max_queued=256),
         "messages": GroupSpec(max_queued=256),
         "hooks": GroupSpec(max_queued=256),
+        "end": GroupSpec(),
         "disconnect": GroupSpec(),
     }
     async_group: ClassVar[str] = "hooks"
@@ -131,6 +134,7 @@ class Bot(AnyioActor, Commands):
 
     routes: ClassVar[Mapping[str, _Route]] = {}
     handlers: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    audio_is_plain: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         own = [name for name in dir(cls) if hasattr(inspect.getattr_static(cls, name), "__rtvi__")]
@@ -139,16 +143,29 @@ class Bot(AnyioActor, Commands):
         local_names = inspect.currentframe().f_back.f_locals  # type: ignore[union-attr]
         cls.routes = _routes(cls, own, local_names)
         cls.handlers = _event_handlers(cls, own)
+        cls.audio_is_plain = not inspect.iscoroutinefunction(cls.on_audio)
+        _check_asynchronous(cls, own)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.skip_tts: bool | None = None
-        """Whether what the bot says is not to be spoken, as LLMConfigureOutput last said."""
         self._segments = 0
+        self._turn_switch: list[bool | None] | None = None
+        """`skip_tts` as the turn that runs has it."""
+        self._audio_failures = 0
 
     @property
     def ledger(self) -> Ledger:
         return cast("Ledger", self.cell.context)
+
+    @property
+    def skip_tts(self) -> bool | None:
+        """Whether what the bot says is not to be spoken: what LLMConfigureOutput said last; in a turn, before that turn."""
+        return self.ledger.skip_tts if self._turn_switch is None else self._turn_switch[0]
+
+    def configure_output(self, skip_tts: bool | None) -> None:
+        super().configure_output(skip_tts)
+        if self._turn_switch is not None:
+            self._turn_switch[0] = skip_tts
 
     # -- hooks, to be overridden -----------------------------------------------------------
 
@@ -240,15 +257,35 @@ class Bot(AnyioActor, Commands):
         _FRAMES[type(frame)](self, frame)
 
     def _append(self, frame: frames.LLMMessagesAppend) -> None:
+        if frame.msg_id:
+            self._acknowledge(frame)
         if frame.run_llm and self.new_turn == "cancel":
             self.cancel_group("turn")
         try:
-            self.submit("turn", "on_turn" if frame.run_llm else "on_append", frame)
+            if frame.run_llm:
+                self.submit("turn", "_run_turn", frame, self.ledger.skip_tts)
+            else:
+                self.submit("turn", "on_append", frame)
         except Rejected:
             self._refuse(Overloaded("turns", reply_id=frame.msg_id or None))
 
+    def _acknowledge(self, frame: frames.LLMMessagesAppend) -> None:
+        """A typed text has arrived (user-input, 2.2), behind the interruption that it made."""
+        text = " ".join(message.content for message in frame.messages)
+        data = server.UserInputData(text, "chat", self.ledger.timestamp(), final=True, msg_id=frame.msg_id)
+        self.link("observer").tell(server.UserInput(data=data))
+
+    async def _run_turn(self, turn: frames.LLMMessagesAppend, skip_tts: bool | None) -> None:
+        """A turn waits for others, while the switch is turned back behind it: it runs with what held when it came."""
+        self._turn_switch = own = [skip_tts]
+        try:
+            await self.on_turn(turn)
+        finally:
+            if self._turn_switch is own:  # not of one that was given up
+                self._turn_switch = None
+
     def _configure(self, frame: frames.LLMConfigureOutput) -> None:
-        self.skip_tts = frame.skip_tts
+        self.later(self.ledger.configure, frame.skip_tts)
 
     def _interrupt(self, frame: frames.Interruption) -> None:
         """Cancel the turn that runs; those that wait are only appended, so that no text is lost."""
@@ -261,12 +298,12 @@ class Bot(AnyioActor, Commands):
         group = self.cell.groups["turn"]
         waiting = group.drop_queued()
         for job in waiting:
-            group.submit(Job("on_append", job.arguments))
+            group.submit(Job("on_append", job.arguments[:1]))
         group.cancel_running()
 
     def _audio(self, frame: frames.InputAudioRaw) -> None:
-        if self._audio_is_plain:
-            cast("Callable[[Any], None]", self.on_audio)(frame)
+        if self.audio_is_plain:
+            self._hear(frame)
             return
         group = self.cell.groups["audio"]
         if len(group.queue) >= group.spec.max_queued:
@@ -274,9 +311,24 @@ class Bot(AnyioActor, Commands):
             self.cell.dropped += 1
         self.submit("audio", "on_audio", frame)
 
-    @property
-    def _audio_is_plain(self) -> bool:
-        return not inspect.iscoroutinefunction(type(self).on_audio)
+    def _hear(self, frame: frames.InputAudioRaw) -> None:
+        """A plain on_audio: a failure ends only itself, and what it sent is taken back."""
+        rollback = savepoint()
+        try:
+            cast("Callable[[Any], None]", self.on_audio)(frame)
+        except Crash:
+            raise
+        except Exception as error:
+            rollback()
+            self.cell.failed += 1
+            self._audio_failed(error)
+
+    def _audio_failed(self, error: BaseException) -> None:
+        """Audio comes 50 times a second: the log has every failure, the client hears of one in `AUDIO_ERRORS`."""
+        ident = self.ledger.error_id("on_audio", error)
+        if not self._audio_failures % AUDIO_ERRORS:
+            self.send_error(f"Exception processing message: {ident}")
+        self._audio_failures += 1
 
     def _request(self, frame: frames.Request) -> None:
         route = self.routes[frame.type]
@@ -353,15 +405,20 @@ class Bot(AnyioActor, Commands):
             self._refuse(Overloaded("messages", reply_id=frame.msg_id))
 
     def _end(self, frame: frames.EndTask) -> None:
-        self._event("end")
-        self.submit("hooks", "_ended")
+        self._event("end", group="end")
+        self.submit("end", "_ended")
 
     async def _ended(self) -> None:
         self.end("ended by the client")
 
     def _event(self, event: str, *arguments: Any, group: str = "hooks") -> None:
         for method in self.handlers.get(event, ()):
-            self.submit(group, method, *arguments)
+            try:
+                self.submit(group, method, *arguments)
+            except Rejected:
+                if group == "messages":
+                    raise
+                self._refuse(Overloaded(f"{event} events"))
 
     # -- failures --------------------------------------------------------------------------
 
@@ -370,13 +427,15 @@ class Bot(AnyioActor, Commands):
         frame = arguments[0] if arguments else None
         if isinstance(frame, frames.Request):
             self._fail(frame, error)
-        elif error is None:
-            return
+        elif error is None and self.cell.state == "running":
+            return  # an interruption; otherwise the bot has crashed beside it
         elif isinstance(frame, frames.ClientMessage):
             text = f"Exception processing message: {self.ledger.error_id(f'client-message {frame.type}', error)}"
             self.send_error_response(frame, text)
         elif isinstance(frame, frames.LLMMessagesAppend):
             self.send_error(f"Exception processing message: {self.ledger.error_id(method, error)}")
+        elif isinstance(frame, frames.InputAudioRaw) and error is not None:
+            self._audio_failed(error)
         elif method == "on_end":
             self.end("on_end failed")
 
@@ -474,6 +533,14 @@ def _payload_type(cls: type[Bot], function: Callable[..., Any], local_names: Map
     except (NameError, TypeError) as error:
         raise DeclarationError(f"{where}: {error}") from error
     return payload
+
+
+def _check_asynchronous(cls: type[Bot], own: list[str]) -> None:
+    """What runs in a group must be `async def`; only requests, messages and on_audio may be plain."""
+    events = [name for name in own if getattr(cls, name).__rtvi__.kind == "event"]
+    for name in ("on_turn", "on_append", *EVENTS.values(), *events):
+        if not inspect.iscoroutinefunction(getattr(cls, name)):
+            raise DeclarationError(f"{cls.__qualname__}.{name} must be async def")
 
 
 def _event_handlers(cls: type[Bot], own: list[str]) -> Mapping[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ from rtvi_actors.messages import BotReady, EndSession, Injected, OutputConfigure
 from rtvi_actors.protocol import server
 from rtvi_actors.protocol.codec import to_json
 from rtvi_actors.protocol.envelope import Json
+from rtvi_actors.protocol.segments import MAX_ID
 from rtvi_actors.protocol.server import ServerMessage
 
 __all__ = ["Commands"]
@@ -95,6 +96,8 @@ class Commands:
 
     def configure_output(self, skip_tts: bool | None) -> None:
         """Say that what follows is spoken or not; send-text's own switch is relative to this."""
+        if skip_tts is not None and not isinstance(skip_tts, bool):
+            raise TypeError(f"skip_tts must be a bool or None, not {type(skip_tts).__name__}")
         self._to("bot", frames.LLMConfigureOutput(skip_tts))
         self._to("text", OutputConfigured(skip_tts))
 
@@ -115,7 +118,7 @@ class Commands:
     def transcription(self, text: str, user_id: str = "", timestamp: str | None = None, final: bool = True) -> None:
         """What the user said; interim where not `final`. `timestamp` is ISO 8601, now by default."""
         when = timestamp or datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._to("observer", frames.Transcription(text, user_id, when, final))
+        self._to("observer", frames.Transcription(_text(text, "text"), _text(user_id, "user_id"), when, final))
 
     def llm_started(self) -> None:
         """A response begins (`Bot.response` reports it itself; so with the next two)."""
@@ -153,6 +156,8 @@ class Commands:
         self, text: str, *, type: str = "sentence", will_be_spoken: bool = True, segment_id: int | None = None
     ) -> None:
         """A segment of what the bot says or shows (bot-output). Name it by `segment_id` to report its progress."""
+        if segment_id is not None and not 1 <= segment_id <= MAX_ID:
+            raise ValueError(f"segment_id must be within 1 and {MAX_ID}")
         self._to("observer", frames.AggregatedText(_text(text, "text"), type, will_be_spoken, segment_id))
 
     def bot_spoken(self, segment_id: int, chars: int | None = None) -> None:

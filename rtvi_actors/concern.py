@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeVar
 
-from rtvi_actors.errors import ClientError, Overloaded
+from rtvi_actors.errors import ClientError
 from rtvi_actors.ledger import Ledger
 from rtvi_actors.messages import DeferExpired, Outcome, Received, Release
 from rtvi_actors.protocol.client import ClientPayload
@@ -31,6 +31,17 @@ def reply_to(error: ClientError, ledger: Ledger) -> ServerMessage | None:
     if error.reply_id is None:
         return Error.of(text)
     return ErrorResponse(id=error.reply_id, data=ErrorResponseData(text))
+
+
+class _Expired(ClientError):
+    """A deferred message whose deadline has passed."""
+
+    def __init__(self, limit_s: float, *, reply_id: str | None) -> None:
+        super().__init__(reply_id=reply_id, detail=f"deferred for more than {limit_s:g} s")
+        self.limit_s = limit_s
+
+    def reply_text(self, error_id: str) -> str | None:
+        return f"Request timed out after {self.limit_s:g} s"
 
 
 class Concern(AnyioActor):
@@ -62,16 +73,17 @@ class Concern(AnyioActor):
             self.link("outbound").tell(reply)
         self._end(message, Outcome.ANSWERED, ())
 
-    def defer(self, seq: int) -> None:
-        """Do not end `seq` when its handler returns (`Received.defer`); at the deadline it is refused."""
+    def defer(self, seq: int, id: str = "") -> None:  # noqa: A002  the wire's word
+        """Do not end `seq` when its handler returns (`Received.defer`); at the deadline it is refused, under `id`."""
         self._deferred.add(seq)
-        self.after(self.defer_s, DeferExpired(seq))
+        self.after(self.defer_s, DeferExpired(seq, id))
 
     def on_defer_expired(self, message: DeferExpired) -> None:
         """The deadline of a deferred message. It belongs to the cell, so a crash in between does not lose it."""
         if message.seq in self.ledger.control.open:
             self._deferred.add(message.seq)
-            self.refuse(Received(message.seq, "", "", None), Overloaded("deferred messages"))
+            expired = _Expired(self.defer_s, reply_id=message.id or None)
+            self.refuse(Received(message.seq, "", message.id, None), expired)
 
     def on_handled(self, message: Any) -> None:
         """End what the handler neither ended nor deferred."""

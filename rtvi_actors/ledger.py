@@ -43,24 +43,27 @@ class Account:
     def __init__(self) -> None:
         self.last = 0
         """The last number given."""
-        self.open: set[int] = set()
+        self.open: dict[int, int] = {}
+        """Numbers that have not ended, each with its size in bytes."""
+        self.open_bytes = 0
         self.counts = dict.fromkeys(Outcome, 0)
         self.dropped: dict[str, int] = {}
         """By policy."""
         self.duplicates = 0
         """Completions of a number that was complete already: ignored."""
 
-    def begin(self, seq: int) -> None:
+    def begin(self, seq: int, size_bytes: int = 0) -> None:
         """Give out the number: `seq` is `last + 1`."""
         self.last = seq
-        self.open.add(seq)
+        self.open[seq] = size_bytes
+        self.open_bytes += size_bytes
 
     def complete(self, seq: int, outcome: Outcome, policy: str = "") -> bool:
         """End a number; returns whether it was open."""
         if seq not in self.open:
             self.duplicates += 1
             return False
-        self.open.remove(seq)
+        self.open_bytes -= self.open.pop(seq)
         self.counts[outcome] += 1
         if outcome is Outcome.DROPPED:
             self.dropped[policy] = self.dropped.get(policy, 0) + 1
@@ -73,7 +76,7 @@ class DoorBook:
     def __init__(self) -> None:
         self.next = 1
         """The number that may go through."""
-        self.parked: dict[int, tuple[Outcome, tuple[bytes, ...]]] = {}
+        self.parked: dict[int, tuple[Outcome, tuple[bytes, ...], str]] = {}
         """Done, but with a number before them open."""
         self.passed: set[int] = set()
         """Passed over, not done yet."""
@@ -92,7 +95,14 @@ class OpenRequest(Struct):
 class Ledger:
     """One session's books."""
 
-    def __init__(self, session_id: str, *, credit: int = 256, playing_rate_hz: int | None = None) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        *,
+        credit: int = 256,
+        credit_bytes: int = 16 * 1024 * 1024,
+        playing_rate_hz: int | None = None,
+    ) -> None:
         self.session_id = session_id
         self.playing_rate_hz = playing_rate_hz
         """The one rate at which the client plays, or `None` (streams.Transport)."""
@@ -100,6 +110,7 @@ class Ledger:
         self.audio = Account()
         self.unread = 0
         """Wire messages on their way to ingress."""
+        self.unread_bytes = 0
         self.unnumbered = dict.fromkeys(Outcome, 0)
         """Ends of messages that never got a number: not RTVI, malformed, lost in ingress."""
         self.unnumbered_dropped: dict[str, int] = {}
@@ -110,49 +121,68 @@ class Ledger:
         self.late_answers = 0
         self.client_gone = 0
         """Requests that were open when the session ended."""
+        self.skip_tts: bool | None = None
+        """The bot's TTS switch, as LLMConfigureOutput last said. A crash of the bot does not turn it."""
         self.credit = credit
+        self.credit_bytes = credit_bytes
         self.on_credit: Callable[[], None] | None = None
         """Called when the reader, which waits, may go on."""
         self._errors = 0
 
     # -- arrival and credit ----------------------------------------------------------------
 
-    def arrived(self) -> None:
+    def arrived(self, size_bytes: int = 0) -> None:
         """The reader hands a wire message to ingress."""
         self.unread += 1
+        self.unread_bytes += size_bytes
+
+    def _read(self, size_bytes: int) -> None:
+        self.unread -= 1
+        self.unread_bytes -= size_bytes
 
     @property
     def exhausted(self) -> bool:
-        """Whether the reader must wait: as many messages as the credit allows are unread, or numbered and not done."""
-        return self.unread + len(self.control.open) >= self.credit
+        """Whether the reader must wait: as many messages or bytes as the credit allows are unread, or numbered and open."""
+        return (
+            self.unread + len(self.control.open) >= self.credit
+            or self.unread_bytes + self.control.open_bytes >= self.credit_bytes
+        )
 
-    def begin_control(self, seq: int) -> None:
-        self.unread -= 1
-        self.control.begin(seq)
+    def begin_control(self, numbered: tuple[int, int]) -> None:
+        """Ingress has given a number to a message of so many bytes."""
+        self._read(numbered[1])
+        self.control.begin(*numbered)
 
-    def begin_audio(self, seq: int) -> None:
-        self.unread -= 1
-        self.audio.begin(seq)
+    def begin_audio(self, numbered: tuple[int, int]) -> None:
+        self._read(numbered[1])
+        self.audio.begin(*numbered)
         self._credit_back()
 
-    def end_unnumbered(self, outcome: Outcome, policy: str = "") -> None:
+    def end_unnumbered(self, outcome: Outcome, size_bytes: int = 0, policy: str = "") -> None:
         """A message that never got a number has ended."""
-        self.unread -= 1
+        self._read(size_bytes)
         self.unnumbered[outcome] += 1
         if outcome is Outcome.DROPPED:
             self.unnumbered_dropped[policy] = self.unnumbered_dropped.get(policy, 0) + 1
         self._credit_back()
 
     def complete_control(self, end: tuple[int, Outcome]) -> None:
-        self.control.complete(*end)
+        self.control.complete(*end, "overflow")
         self._credit_back()
 
-    def complete_audio(self, end: tuple[int, Outcome]) -> None:
+    def complete_audio(self, end: tuple[int, Outcome] | tuple[int, Outcome, str]) -> None:
         self.audio.complete(*end)
+
+    def configure(self, skip_tts: bool | None) -> None:
+        self.skip_tts = skip_tts
 
     def _credit_back(self) -> None:
         # Wake at half, not at every message: the reader then works in batches.
-        if self.on_credit is not None and (self.unread + len(self.control.open)) * 2 <= self.credit:
+        if (
+            self.on_credit is not None
+            and (self.unread + len(self.control.open)) * 2 <= self.credit
+            and (self.unread_bytes + self.control.open_bytes) * 2 <= self.credit_bytes
+        ):
             wake, self.on_credit = self.on_credit, None
             wake()
 

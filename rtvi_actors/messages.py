@@ -78,7 +78,7 @@ class Received(Struct, frozen=True, tag=True, rename={"type": "kind"}):
         """
         actor = current_actor()
         if actor is not None and hasattr(actor, "defer"):
-            actor.defer(self.seq)
+            actor.defer(self.seq, self.id)
 
 
 class ReceivedPcm(Struct, frozen=True, tag=True):
@@ -94,6 +94,8 @@ class DeferExpired(Struct, frozen=True, tag=True):
     """To a concern itself: the deadline of the deferred message `seq`."""
 
     seq: int
+    id: str = ""
+    """The client message's id, for the error."""
 
 
 # -- concerns → door ---------------------------------------------------------------

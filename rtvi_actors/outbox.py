@@ -29,6 +29,8 @@ class Outbox:
         """The reason for which the session closes when all this has left."""
         self.overrun = False
         self._queue: deque[WireOut] = deque()
+        self.on_close: Callable[[], None] | None = None
+        """Called once, at the first `close`."""
         self.wake: Callable[[], None] | None = None
         """Set by the writer while it waits."""
 
@@ -66,6 +68,8 @@ class Outbox:
         """Let the session end when the queue has left. The first reason counts."""
         if self.closing is None:
             self.closing = reason
+            if self.on_close is not None:
+                self.on_close()
         self._wake()
 
     def _wake(self) -> None:

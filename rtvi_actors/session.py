@@ -21,7 +21,7 @@ import msgspec
 from rtvi_actors import frames
 from rtvi_actors.bot import Bot
 from rtvi_actors.commands import Commands
-from rtvi_actors.concern import reply_to
+from rtvi_actors.concern import Concern, reply_to
 from rtvi_actors.concerns.audio import Audio
 from rtvi_actors.concerns.door import Door
 from rtvi_actors.concerns.handshake import Handshake
@@ -32,20 +32,44 @@ from rtvi_actors.concerns.playout import Playout
 from rtvi_actors.concerns.requests import Requests
 from rtvi_actors.concerns.text import Text
 from rtvi_actors.concerns.tools import Tools
-from rtvi_actors.errors import ClientError, InvalidEnvelope, NotRtvi, SessionClosed
+from rtvi_actors.errors import ClientError, DeclarationError, InvalidEnvelope, NotRtvi, Rejected, SessionClosed
 from rtvi_actors.ledger import Conservation, Ledger
-from rtvi_actors.messages import Answer, Outcome, Received, ReceivedPcm, Release
+from rtvi_actors.messages import (
+    Answer,
+    AnswerReady,
+    BotReady,
+    DeferExpired,
+    EndSession,
+    Expire,
+    Injected,
+    Negotiated,
+    Outcome,
+    OutputConfigured,
+    Received,
+    ReceivedPcm,
+    Release,
+    SetClientReady,
+)
 from rtvi_actors.outbox import Outbox
-from rtvi_actors.protocol.codec import decode_envelope, to_json
-from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData
+from rtvi_actors.protocol.codec import decode_envelope, encode_server, to_json
+from rtvi_actors.protocol.server import SERVER, ErrorResponse, ErrorResponseData, ServerMessage, ServerResponse
 from rtvi_actors.runtime.actor import AnyioActor
 from rtvi_actors.runtime.backend import waiter
+from rtvi_actors.runtime.clock import Timer
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.registry import ActorStatistics, of_cell
 from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
-from rtvi_actors.streams import ClientAudio, ClientInterruption, ClientText, Malformed, Transport
+from rtvi_actors.streams import (
+    ClientAudio,
+    ClientInterruption,
+    ClientText,
+    Malformed,
+    ServerText,
+    Transport,
+    size_bytes,
+)
 
 __all__ = [
     "BACK",
@@ -99,7 +123,7 @@ LINKS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "ingress": ("handshake", "audio", "text", "requests", "tools", "outbound"),
         "handshake": ("door", "bot", "outbound"),
         "audio": ("bot", "outbound"),
-        "text": ("door", "bot", "observer", "outbound"),
+        "text": ("door", "bot", "outbound"),
         "requests": ("door", "bot", "outbound"),
         "tools": ("door", "bot", "outbound"),
         "door": ("bot", "outbound"),
@@ -146,6 +170,8 @@ class SessionOptions(msgspec.Struct, frozen=True):
     """How long work may go on when the session ends."""
     credit: int = 256
     """Control messages that may be open before the reader stops reading."""
+    credit_bytes: int = 16 * 1024 * 1024
+    """As much as they may weigh."""
     outbox_bytes: int = 8 * 1024 * 1024
     """What a slow client may leave unread before the session closes."""
     capabilities: Mapping[str, bool] = MappingProxyType({"metrics": False})
@@ -199,8 +225,16 @@ class Session:
         self.system = system
         self.options = options
         self._transport = transport
-        self._ledger = Ledger(self.id, credit=options.credit, playing_rate_hz=transport.playing_rate_hz)
+        self._ledger = Ledger(
+            self.id,
+            credit=options.credit,
+            credit_bytes=options.credit_bytes,
+            playing_rate_hz=transport.playing_rate_hz,
+        )
         self._outbox = Outbox(options.outbox_bytes)
+        self._outbox.on_close = self._closing
+        self._sending = anyio.CancelScope()
+        self._sending_ends: Timer | None = None
         self._bot = bot
         self._closed: ActorFuture[str] = ActorFuture()
         self._reader_waits = False
@@ -332,6 +366,14 @@ class Session:
     def _end(self, reason: str) -> None:
         self._closed.try_set(reason)
 
+    def _closing(self) -> None:
+        """The session is to close: a client that does not read gets `drain_s` to take what is left, one that is beyond
+        its budget nothing."""
+        if self._outbox.overrun:
+            self._sending.cancel()
+        else:
+            self._sending_ends = self.system.timers.after(self.options.drain_s, self._sending.cancel)
+
     def _escalated(self, child: str, error: BaseException) -> None:
         """The supervisor has given up on a child: the session cannot keep its promises any more."""
         self._outbox.close(f"{child} crashed too often")
@@ -352,8 +394,13 @@ class Session:
                 self._reader_waits = True
                 wire = await receive()
                 self._reader_waits = False
-                ledger.arrived()
-                ingress.tell(wire)
+                if self._outbox.closing is not None:
+                    return
+                ledger.arrived(size_bytes(wire))
+                try:
+                    ingress.tell(wire)
+                except Rejected:  # what the host injects is not under the credit
+                    await ingress.send(wire)
                 count += 1
                 if not count % 64:  # a transport with a full queue never waits: let the actors run
                     await anyio.lowlevel.checkpoint()
@@ -365,27 +412,39 @@ class Session:
 
     async def _write(self) -> None:
         """Outbox → transport. Ends when the outbox is closed and empty."""
-        outbox, send = self._outbox, self._transport.send
+        outbox = self._outbox
         try:
-            while True:
-                batch = outbox.take()
-                if batch and not outbox.overrun:
-                    await send(batch)
-                elif outbox.closing is not None:
-                    self._end(outbox.closing)
-                    return
-                else:
-                    parker, outbox.wake = waiter()
-                    await parker.park()
+            with self._sending:
+                await self._send_all()
+            self._end("client too slow")  # unless all has been sent
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             outbox.close("client disconnected")
             self._end("client disconnected")
+        finally:
+            if self._sending_ends is not None:
+                self._sending_ends.cancel()
+
+    async def _send_all(self) -> None:
+        outbox, send = self._outbox, self._transport.send
+        while True:
+            batch = outbox.take()
+            if batch and not outbox.overrun:
+                await send(batch)
+            elif outbox.closing is not None:
+                self._end(outbox.closing)
+                return
+            else:
+                parker, outbox.wake = waiter()
+                await parker.park()
 
     # -- the tree --------------------------------------------------------------------------------
 
     def _specs(self) -> Sequence[ChildSpec]:
         options, bot = self.options, type(self._bot)
         custom = options.actors
+        for actor in custom:
+            if actor.routes and not issubclass(actor.actor, Concern):
+                raise DeclarationError(f"{actor.name} has routes, so {actor.actor.__qualname__} must be a Concern")
         routes = {**ROUTES, **{kind: actor.name for actor in custom for kind in actor.routes}}
         requests = [name for name, route in bot.routes.items() if route.answers]
         messages = [name for name, route in bot.routes.items() if not route.answers]
@@ -447,7 +506,7 @@ class Session:
 
     def _lost_wire(self, receiver: str, message: Any, reason: str) -> None:
         """Ingress crashed on it, before it had a number."""
-        self._ledger.end_unnumbered(Outcome.DEAD)
+        self._ledger.end_unnumbered(Outcome.DEAD, size_bytes(message))
         reply_id = None
         if isinstance(message, ClientText):
             try:
@@ -458,22 +517,31 @@ class Session:
                 reply_id = error.reply_id
         self._answer_lost(_Lost(reply_id=reply_id, detail=f"{receiver}: {reason}"))
 
+    def _lost_injected(self, receiver: str, message: Injected, reason: str) -> None:
+        """Ingress crashed on what the host had it handle: as if the client had sent it."""
+        self._ledger.arrived(len(message.data))
+        self._lost_wire(receiver, ClientText(message.data), reason)
+
     def _lost_received(self, receiver: str, message: Received | ReceivedPcm, reason: str) -> None:
         """A concern crashed on it: the door is told, the client gets an error."""
-        reply_id = message.id if isinstance(message, Received) else None
+        reply_id = message.id if isinstance(message, Received) and message.type != INTERRUPTION else None
+        outcome = Outcome.DROPPED if reason == "overflow" else Outcome.DEAD
         if receiver == AUDIO:
-            outcome = Outcome.DROPPED if reason == "overflow" else Outcome.DEAD
             self._ledger.audio.complete(message.seq, outcome, "audio overflow")
         else:
-            self._refs["door"].tell(Release(message.seq, Outcome.DEAD, (), reply_id or ""))
-        if reason != "overflow":
+            self._refs["door"].tell(Release(message.seq, outcome, (), reply_id or ""))
+        if receiver != AUDIO or reason != "overflow":
             self._answer_lost(_Lost(reply_id=reply_id, detail=f"{receiver}: {reason}"))
 
     def _lost_release(self, receiver: str, message: Release, reason: str) -> None:
-        """The door crashed on it: its number still ends."""
+        """The door crashed on it: its number still ends, and a client that waits for something hears of it."""
+        detail = f"{receiver}: {reason}"
+        if message.seq in self._ledger.requests:
+            self._fail_request(message.seq, message.id, detail)
+        elif message.frames:
+            self._answer_lost(_Lost(reply_id=message.id or None, detail=detail))
         if message.frames or message.outcome is not Outcome.DEAD:
             self._refs["door"].tell(Release(message.seq, Outcome.DEAD, (), message.id))
-            self._answer_lost(_Lost(reply_id=message.id, detail=f"{receiver}: {reason}"))
         else:
             self._ledger.complete_control((message.seq, Outcome.DEAD))
 
@@ -486,10 +554,60 @@ class Session:
         """An actor on the way out crashed on an answer: the request is answered all the same."""
         if receiver != "outbound":
             self._refs["outbound"].tell(message)
-        elif isinstance(message.message, ErrorResponse):
-            self._ledger.settle(message.token)
+        elif self._ledger.settle(message.token):
+            self._answer_past_outbound(message.message.id, f"{receiver}: {reason}")
+
+    def _lost_message(self, receiver: str, message: ServerMessage, reason: str) -> None:
+        """One that is ready as it is needs no observer; where outbound crashed on an answer, the client waits for it."""
+        if receiver != "outbound":
+            self._refs["outbound"].tell(message)
+        elif isinstance(message, ServerResponse | ErrorResponse):
+            self._answer_past_outbound(message.id, f"{receiver}: {reason}")
+
+    def _lost_end(self, receiver: str, message: EndSession, reason: str) -> None:
+        """Whoever crashed on it, the session is to end."""
+        if receiver != "outbound":
+            self._refs["outbound"].tell(message)
         else:
-            self._fail_request(message.token, message.message.id, f"{receiver}: {reason}")
+            self._outbox.close(message.reason)
+
+    def _lost_end_task(self, receiver: str, message: frames.EndTask, reason: str) -> None:
+        """The bot crashed when it was asked to end."""
+        self._refs["observer"].tell(EndSession("ended by the client"))
+
+    def _lost_expire(self, receiver: str, message: Expire, reason: str) -> None:
+        """Requests crashed on a deadline: it holds all the same."""
+        request = self._ledger.requests.get(message.token)
+        if request is not None:
+            self._fail_request(message.token, request.msg_id, f"{receiver}: {reason}")
+
+    def _lost_deferred(self, receiver: str, message: DeferExpired, reason: str) -> None:
+        """A custom actor crashed on the deadline of a message that it had deferred."""
+        if message.seq in self._ledger.control.open:
+            self._answer_lost(_Lost(reply_id=message.id or None, detail=f"{receiver}: {reason}"))
+            self._refs["door"].tell(Release(message.seq, Outcome.DEAD, (), message.id))
+
+    def _lost_state(self, receiver: str, message: Any, reason: str) -> None:
+        """State that the receiver's next incarnation must have, or an answer that the client's connect() waits for: again.
+        What crashes every incarnation ends at the restart limit."""
+        self._refs[receiver].tell(message)
+
+    def _lost_interruption(self, receiver: str, message: frames.Interruption, reason: str) -> None:
+        """The bot crashed on it, which has cancelled its turn: silence is what the user wants all the more."""
+        if receiver == "bot":
+            self._refs["playout"].tell(message)
+        if receiver != "observer":
+            self._refs["observer"].tell(message)
+
+    def _lost_configure(self, receiver: str, message: frames.LLMConfigureOutput, reason: str) -> None:
+        """The bot crashed on it; its next incarnation finds it in the ledger."""
+        self._ledger.configure(message.skip_tts)
+
+    def _answer_past_outbound(self, msg_id: str, detail: str) -> None:
+        """The last resort: an error-response that needs no actor any more."""
+        text = f"Exception processing message: {self._ledger.error_id(detail)}"
+        reply = ErrorResponse(id=msg_id, data=ErrorResponseData(text))
+        self._outbox.put(ServerText(encode_server(reply)))
 
     def _lost_frame(self, receiver: str, message: Any, reason: str) -> None:
         """The bot crashed on a frame: it was delivered, but the client should hear that nothing will come of it."""
@@ -521,12 +639,26 @@ _LOST: Final[Mapping[type[Any], Callable[[Session, str, Any, str], None]]] = Map
         ClientInterruption: Session._lost_wire,
         Malformed: Session._lost_wire,
         Received: Session._lost_received,
+        Injected: Session._lost_injected,
         ReceivedPcm: Session._lost_received,
         Release: Session._lost_release,
-        frames.Request: Session._lost_request,
+        Expire: Session._lost_expire,
+        DeferExpired: Session._lost_deferred,
+        Negotiated: Session._lost_state,
+        AnswerReady: Session._lost_state,
+        BotReady: Session._lost_state,
+        SetClientReady: Session._lost_state,
+        OutputConfigured: Session._lost_state,
+        EndSession: Session._lost_end,
         Answer: Session._lost_answer,
+        **dict.fromkeys(SERVER.values(), Session._lost_message),
+        frames.Request: Session._lost_request,
         frames.LLMMessagesAppend: Session._lost_frame,
         frames.ClientMessage: Session._lost_frame,
+        frames.FunctionCallResult: Session._lost_frame,
+        frames.Interruption: Session._lost_interruption,
+        frames.LLMConfigureOutput: Session._lost_configure,
+        frames.EndTask: Session._lost_end_task,
     }
 )
 """What the loss of a message means. What is not here is counted as a dead letter and means nothing to the client."""

@@ -26,6 +26,7 @@ __all__ = [
     "Transport",
     "WireIn",
     "WireOut",
+    "size_bytes",
 ]
 
 
@@ -56,6 +57,11 @@ class Malformed(Struct, frozen=True, tag=True):
 
 
 WireIn: TypeAlias = ClientText | ClientAudio | ClientInterruption | Malformed
+
+
+def size_bytes(wire: WireIn) -> int:
+    """How much a wire message weighs against the reader's credit."""
+    return len(wire.data) if isinstance(wire, ClientText) else len(wire.audio) if isinstance(wire, ClientAudio) else 0
 
 
 class ServerText(Struct, frozen=True):

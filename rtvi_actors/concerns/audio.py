@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rtvi_actors.concern import Concern
-from rtvi_actors.errors import InvalidData
+from rtvi_actors.errors import Dead, InvalidData, Rejected
 from rtvi_actors.frames import InputAudioRaw
 from rtvi_actors.messages import Outcome, Received, ReceivedPcm
 from rtvi_actors.protocol import pcm
 from rtvi_actors.protocol.client import RawAudio
+from rtvi_actors.runtime.context import savepoint
 from rtvi_actors.runtime.mailbox import Overflow
 
 __all__ = ["Audio"]
@@ -28,10 +30,7 @@ class Audio(Concern):
         except InvalidData as error:
             self.refuse(message, error)
             return
-        bot = self.link("bot")
-        for chunk in chunks:
-            bot.tell(InputAudioRaw(chunk.audio, chunk.sample_rate, chunk.num_channels))
-        self._end(message, Outcome.DELIVERED, ())
+        self._deliver(message.seq, chunks)
 
     def on_pcm(self, message: ReceivedPcm) -> None:
         try:
@@ -39,14 +38,23 @@ class Audio(Concern):
         except InvalidData as error:
             self.refuse(Received(message.seq, "audio", "", None), error)
             return
-        self.link("bot").tell(InputAudioRaw(chunk.audio, chunk.sample_rate, chunk.num_channels))
-        self.later(self.ledger.complete_audio, (message.seq, Outcome.DELIVERED))
+        self._deliver(message.seq, (chunk,))
+
+    def _deliver(self, seq: int, chunks: Sequence[pcm.Pcm]) -> None:
+        """To the bot; a bot with a full mailbox loses this audio, counted."""
+        bot = self.link("bot")
+        rollback = savepoint()
+        try:
+            for chunk in chunks:
+                bot.tell(InputAudioRaw(chunk.audio, chunk.sample_rate, chunk.num_channels))
+        except (Rejected, Dead):
+            rollback()
+            self.later(self.ledger.complete_audio, (seq, Outcome.DROPPED, "bot overflow"))
+        else:
+            self.later(self.ledger.complete_audio, (seq, Outcome.DELIVERED))
 
     def _end(self, message: Received, outcome: Outcome, frames: tuple[bytes, ...]) -> None:
-        self._ended.add(message.seq)
         self.later(self.ledger.complete_audio, (message.seq, outcome))
 
     def on_handled(self, message: object) -> None:
         """Every path above has ended its message."""
-        if isinstance(message, Received):
-            self._ended.discard(message.seq)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from rtvi_actors.concern import Concern
-from rtvi_actors.errors import Dead, Rejected
-from rtvi_actors.messages import Outcome, PassOver, Release
+from rtvi_actors.concern import Concern, reply_to
+from rtvi_actors.errors import Dead, Overloaded, Rejected
+from rtvi_actors.messages import Answer, Outcome, PassOver, Release
+from rtvi_actors.protocol.server import ErrorResponse
 
 __all__ = ["Door"]
 
-Done: TypeAlias = tuple[int, Outcome, tuple[bytes, ...]]
+Done: TypeAlias = tuple[int, Outcome, tuple[bytes, ...], str]
+"""Number, outcome, frames, and the client message's id."""
 
 
 class Door(Concern):
@@ -33,15 +35,15 @@ class Door(Concern):
         book = self.ledger.door
         seq = message.seq
         if seq == book.next:
-            self._through((seq, message.outcome, message.frames))
+            self._through((seq, message.outcome, message.frames, message.id))
             self.later(self._advance, None)
         elif seq > book.next:
             if seq in book.parked:
                 self.later(self._duplicate, None)
             else:
-                self.later(self._park, (seq, message.outcome, message.frames))
+                self.later(self._park, (seq, message.outcome, message.frames, message.id))
         elif seq in book.passed:
-            self._through((seq, message.outcome, message.frames))
+            self._through((seq, message.outcome, message.frames, message.id))
             self.later(self._late, seq)
         else:
             self.later(self._duplicate, None)
@@ -53,14 +55,23 @@ class Door(Concern):
             self.later(self._pass_over, None)
 
     def _through(self, done: Done) -> None:
-        seq, outcome, frames = done
+        seq, outcome, frames, msg_id = done
         bot = self.link("bot")
         try:
             for frame in frames:
                 bot.forward(frame)
         except (Dead, Rejected):
-            outcome = Outcome.DEAD
+            outcome = Outcome.ANSWERED
+            self._no_room(seq, msg_id)
         self.later(self.ledger.complete_control, (seq, outcome))
+
+    def _no_room(self, seq: int, msg_id: str) -> None:
+        """The bot's mailbox is full: the client hears of it, a request as its one answer."""
+        reply = reply_to(Overloaded("messages", reply_id=msg_id or None), self.ledger)
+        if seq in self.ledger.requests and isinstance(reply, ErrorResponse):
+            self.link("outbound").tell(Answer(seq, reply))
+        elif reply is not None:
+            self.link("outbound").tell(reply)
 
     # -- the book: each runs when the handler has returned -----------------------------------
 

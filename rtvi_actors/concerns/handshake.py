@@ -65,12 +65,11 @@ class Handshake(Concern):
             self._answer(effect, [], message.about)
 
     def on_set_client_ready(self, message: SetClientReady) -> None:
-        """Take the client as ready as it is: a host that knows its client needs no client-ready."""
+        """Take the client as ready as it is. Only a real client-ready starts audio (pipecat-ai 1.14.0, observed)."""
         state = structs.replace(self._state, client=handshake.ClientSide.READY)
         self._adopt(state)
         self.link("outbound").tell(Negotiated(state.version))
-        for frame in (StartAudio(), _client_frame(state.request)):
-            self.link("bot").tell(frame)
+        self.link("bot").tell(_client_frame(state.request))
         if state.auto:
             self.on_bot_ready(BotReady())
 

@@ -66,7 +66,12 @@ class Observer(Concern):
     ) -> None:
         """What the bot or playout reports."""
         outbound = self.link("outbound")
-        for message in _REPORTS[type(report)](self, report):
+        try:
+            messages = list(_REPORTS[type(report)](self, report))
+        except ValueError as error:  # a segment id that is in use, or none: the host's fault, and no reason to crash
+            self.ledger.error_id(f"{type(report).__name__} is not reported", error)
+            return
+        for message in messages:
             outbound.tell(message)
         self.snapshot(_State(self._segments.state, self._sentences.pending))
 

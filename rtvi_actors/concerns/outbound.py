@@ -64,6 +64,10 @@ class Outbound(Concern):
     def restore(self, state: Any) -> None:
         self._version, self._holding = state
 
+    def on_start(self) -> None:
+        if self._holding and self._outbox.held:  # a crash may have lost the deadline
+            self.after(HOLD_S, HoldExpired())
+
     # -- mail ------------------------------------------------------------------------------
 
     def on_message(self, message: AnyServerMessage) -> None:

@@ -13,7 +13,6 @@ from rtvi_actors.errors import InvalidData
 from rtvi_actors.frames import Interruption, LLMConfigureOutput, LLMMessage, LLMMessagesAppend
 from rtvi_actors.messages import OutputConfigured, Received
 from rtvi_actors.protocol.client import SendText, SendTextOptions
-from rtvi_actors.protocol.server import UserInput, UserInputData
 
 __all__ = ["Text"]
 
@@ -23,7 +22,7 @@ class Text(Concern):
 
     def __init__(self) -> None:
         super().__init__()
-        self._skip_tts: bool | None = None
+        self._skip_tts: bool | None = False
 
     def restore(self, state: Any) -> None:
         self._skip_tts = state
@@ -47,11 +46,6 @@ class Text(Concern):
         frames = self._switched(append, not options.audio_response)
         if options.run_immediately:
             frames.insert(0, Interruption())
-        self.link("observer").tell(
-            UserInput(
-                data=UserInputData(payload.content, "chat", self.ledger.timestamp(), final=True, msg_id=message.id)
-            )
-        )
         self.release(message, *frames)
 
     def _switched(self, append: LLMMessagesAppend, skip_tts: bool) -> list[Any]:

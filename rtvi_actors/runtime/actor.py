@@ -191,7 +191,9 @@ class AnyioActor(pykka.Actor):
         self._actor_ref = cell.ref
 
     @classmethod
-    def start(cls, *args: Any, **kwargs: Any) -> ActorRef[Self]:
+    def start(  # pyright: ignore[reportIncompatibleMethodOverride] - pykka's parameter is invariant for no reason
+        cls, *args: Any, **kwargs: Any
+    ) -> ActorRef[Self]:
         """Start it in the current system, unsupervised: a crash stops it, as in pykka. Returns its reference.
 
         Raises `NoSystem`, or `StartFailed` where the constructor or `on_start` raised.

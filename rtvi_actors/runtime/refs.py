@@ -104,7 +104,9 @@ class ActorRef(pykka.ActorRef[A], Generic[A]):
     def ask(self, message: Any, *, block: Literal[True], timeout: float | None = None) -> Any: ...
     @overload
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any: ...
-    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+    def ask(  # pyright: ignore[reportIncompatibleMethodOverride] - Any covers the last overload's union
+        self, message: Any, *, block: bool = True, timeout: float | None = None
+    ) -> Any:
         """Send a message and get the reply: a blocking call in a thread, a future with ``block=False``.
 
         `timeout` in seconds, 10 by default; then the future fails with `AskTimeout`, and the message, if it still
@@ -138,7 +140,9 @@ class ActorRef(pykka.ActorRef[A], Generic[A]):
     def stop(self, *, block: Literal[False], timeout: float | None = None) -> ActorFuture[bool]: ...
     @overload
     def stop(self, *, block: bool = True, timeout: float | None = None) -> Any: ...
-    def stop(self, *, block: bool = True, timeout: float | None = None) -> Any:
+    def stop(  # pyright: ignore[reportIncompatibleMethodOverride] - Any covers the last overload's union
+        self, *, block: bool = True, timeout: float | None = None
+    ) -> Any:
         """Stop after what was sent before, as pykka documents. `system.stop` and `system.kill` are more urgent."""
         if not self.actor_stopped.is_set():
             _check_blocking(block)

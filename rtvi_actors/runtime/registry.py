@@ -121,7 +121,8 @@ def of_cell(cell: Cell) -> ActorStatistics:
 
 def _of_plain(ref: pykka.ActorRef[Any]) -> ActorStatistics:
     """What can be known of an actor of pykka's own."""
-    depth = ref.actor_inbox.qsize() if hasattr(ref.actor_inbox, "qsize") else 0
+    size = getattr(ref.actor_inbox, "qsize", None)
+    depth = size() if size is not None else 0
     return ActorStatistics(
         name=str(ref),
         urn=ref.actor_urn,

@@ -209,7 +209,7 @@ class Supervisor(AnyioActor):
     # -- the end ---------------------------------------------------------------------------
 
     async def stop_children(self) -> None:
-        """Stop them in reverse order, each with its own `shutdown_s` to drain; a supervisor's own children before it."""
+        """Stop them in reverse order, each with its `shutdown_s` to drain, a supervisor's own children before it."""
         for cell, spec in reversed(list(self._children.values())):
             if cell.state == "dead":
                 continue
@@ -221,7 +221,7 @@ class Supervisor(AnyioActor):
 
 
 def _new_cell(spec: ChildSpec, name: str) -> Cell:
-    """The cell of a spec's class, or of its instance; where that instance is spent, a new one of its class and arguments."""
+    """The cell of a spec's class, or of its instance; a spent instance gives its class and arguments for another."""
     if not isinstance(spec.actor, AnyioActor):
         actor_class, (args, kwargs) = spec.actor, (spec.args, spec.kwargs)
     elif spec.actor.cell.state == "new":

@@ -1,5 +1,4 @@
-"""`ThreadingActor`: for handlers that block. Same declarations, mailbox, supervision and reference; a thread of its
-own.
+"""`ThreadingActor`: for handlers that block. Declarations, supervision and reference as ever, and a thread of its own.
 
 Handlers and hooks run on the actor's thread, staged as on the loop. What is decided about the actor (a restart, a stop,
 its end) is decided on the loop and told to the thread as an order; the new instance is made on the thread. A handler
