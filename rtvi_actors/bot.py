@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import logging
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Final, Literal, Self, TypeVar, cast
 
@@ -27,9 +27,9 @@ import msgspec
 
 from rtvi_actors import frames
 from rtvi_actors.commands import Commands
-from rtvi_actors.errors import ClientError, Crash, DeclarationError, Overloaded, Rejected, RequestError
+from rtvi_actors.errors import ClientError, Crash, DeclarationError, NotJson, Overloaded, Rejected, RequestError
 from rtvi_actors.ledger import Ledger
-from rtvi_actors.messages import Answer, OutputConfigured
+from rtvi_actors.messages import Answer, Ready
 from rtvi_actors.protocol import server
 from rtvi_actors.protocol.codec import decode_request, to_json
 from rtvi_actors.resampling import check_rate
@@ -130,7 +130,8 @@ class Bot(AnyioActor, Commands):
     new_turn: ClassVar[Literal["queue", "cancel"]] = "queue"
     """What a turn that comes without interruption does to the running one: wait for it, or cancel it."""
     audio_out_sample_rate: ClassVar[int | None] = None
-    """Hz: the rate that `say_audio` will be given, where it is known. Then a session that could not play it does not start."""
+    """Hz: the rate that `say_audio` will be given, where it is known. Then a session that could not play it does not
+    start."""
 
     routes: ClassVar[Mapping[str, _Route]] = {}
     handlers: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -159,7 +160,8 @@ class Bot(AnyioActor, Commands):
 
     @property
     def skip_tts(self) -> bool | None:
-        """Whether what the bot says is not to be spoken: what LLMConfigureOutput said last; in a turn, before that turn."""
+        """Whether what the bot says is not to be spoken: what LLMConfigureOutput said last; in a turn, before that
+        turn."""
         return self.ledger.skip_tts if self._turn_switch is None else self._turn_switch[0]
 
     def configure_output(self, skip_tts: bool | None) -> None:
@@ -175,8 +177,9 @@ class Bot(AnyioActor, Commands):
     async def on_append(self, append: frames.LLMMessagesAppend) -> None:
         """Append to your context without running the LLM. Also for a turn that was interrupted before it began."""
 
-    async def on_audio(self, frame: frames.InputAudioRaw) -> None:
-        """Audio from the client. May be a plain function as well, which is faster."""
+    def on_audio(self, frame: frames.InputAudioRaw) -> Awaitable[None] | None:
+        """Audio from the client. An async function runs in the group ``audio``; a plain one at once, which is
+        faster."""
 
     async def on_client_message(self, message: frames.ClientMessage) -> None:
         """A client-message that no @request or @message declares. Without this hook it gets an error-response."""
@@ -228,6 +231,10 @@ class Bot(AnyioActor, Commands):
         """A new segment id: of this incarnation, so that none is used twice. Positive Int32."""
         self._segments = self._segments % 999_999 + 1
         return (self.cell.generation % 2000) * 1_000_000 + self._segments
+
+    def interrupt_bot(self) -> None:
+        """At once, not behind the bot's own mail: what a handler says after it is not to be voided by it."""
+        self._interrupt(frames.Interruption())
 
     def _to(self, name: str, message: Any) -> None:
         (self.ref if name == "bot" else self.link(name)).tell(message)
@@ -318,7 +325,7 @@ class Bot(AnyioActor, Commands):
             cast("Callable[[Any], None]", self.on_audio)(frame)
         except Crash:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the user's own code: whatever it raises ends only itself
             rollback()
             self.cell.failed += 1
             self._audio_failed(error)
@@ -349,7 +356,7 @@ class Bot(AnyioActor, Commands):
             return getattr(self, route.method)(*self._arguments(route, frame))
         except Crash:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the user's own code: whatever it raises ends only itself
             rollback()
             self.cell.failed += not isinstance(error, ClientError | RequestError)
             self._fail(frame, error)
@@ -376,13 +383,11 @@ class Bot(AnyioActor, Commands):
             return
         try:
             payload = msgspec.UNSET if result is None else to_json(result)
-        except RequestError:
-            raise
-        except Exception as error:
+        except NotJson as error:
             self._fail(frame, error)
             return
         data = server.ServerResponseData(frame.type, payload)
-        self.link("observer").tell(Answer(frame.token, server.ServerResponse(id=frame.msg_id, data=data)))
+        self._emit(Answer(frame.token, server.ServerResponse(id=frame.msg_id, data=data)))
 
     def _fail(self, frame: frames.Request, error: BaseException | None) -> None:
         """The answer to a request whose handler failed. Nothing of the exception but a RequestError's text gets out."""
@@ -393,7 +398,11 @@ class Bot(AnyioActor, Commands):
         else:
             text = f"Exception processing message: {self.ledger.error_id(f'request {frame.type}', error)}"
         reply = server.ErrorResponse(id=frame.msg_id, data=server.ErrorResponseData(text))
-        self.link("observer").tell(Answer(frame.token, reply) if frame.token else reply)
+        self._emit(Answer(frame.token, reply) if frame.token else reply)
+
+    def _emit(self, message: Any) -> None:
+        """To outbound, in the order of all that the bot emits: by way of the observer, which need not read it."""
+        self.link("observer").tell(Ready(self.link("outbound").encode(message)))
 
     def _expired(self, frame: frames.RequestExpired) -> None:
         self.cell.groups["requests"].cancel_where(lambda job: job.arguments[0].token == frame.token)
@@ -427,8 +436,8 @@ class Bot(AnyioActor, Commands):
         frame = arguments[0] if arguments else None
         if isinstance(frame, frames.Request):
             self._fail(frame, error)
-        elif error is None and self.cell.state == "running":
-            return  # an interruption; otherwise the bot has crashed beside it
+        elif error is None and self.cell.state != "restarting":
+            return  # an interruption, or the end; otherwise the bot has crashed beside it
         elif isinstance(frame, frames.ClientMessage):
             text = f"Exception processing message: {self.ledger.error_id(f'client-message {frame.type}', error)}"
             self.send_error_response(frame, text)

@@ -39,7 +39,8 @@ def _object(value: object, what: str) -> Json:
 
 
 class Commands:
-    """Reports and commands. Each raises `Dead` when the session is over."""
+    """Reports and commands. Each raises `Dead` (the bot's) or `SessionClosed` (the control's) when the session is
+    over."""
 
     @abstractmethod
     def _to(self, name: str, message: Any) -> None:
@@ -48,7 +49,8 @@ class Commands:
     # -- commands ----------------------------------------------------------------------------
 
     def interrupt_bot(self) -> None:
-        """As if the user had barged in: the running turn is cancelled, queued audio is void, open segments are closed."""
+        """As if the user had barged in: the running turn is cancelled, queued audio is void, open segments are
+        closed."""
         self._to("bot", frames.Interruption())
 
     def set_bot_ready(self, about: Mapping[str, Any] | None = None) -> None:
@@ -153,12 +155,12 @@ class Commands:
         self._to("observer", frames.BotStoppedSpeaking())
 
     def bot_text(
-        self, text: str, *, type: str = "sentence", will_be_spoken: bool = True, segment_id: int | None = None
+        self, text: str, *, kind: str = "sentence", will_be_spoken: bool = True, segment_id: int | None = None
     ) -> None:
         """A segment of what the bot says or shows (bot-output). Name it by `segment_id` to report its progress."""
         if segment_id is not None and not 1 <= segment_id <= MAX_ID:
             raise ValueError(f"segment_id must be within 1 and {MAX_ID}")
-        self._to("observer", frames.AggregatedText(_text(text, "text"), type, will_be_spoken, segment_id))
+        self._to("observer", frames.AggregatedText(_text(text, "text"), kind, will_be_spoken, segment_id))
 
     def bot_spoken(self, segment_id: int, chars: int | None = None) -> None:
         """So many characters of a segment have been spoken; without a number, all."""

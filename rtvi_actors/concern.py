@@ -1,26 +1,27 @@
 """What every concern does the same way, and what a custom actor on a route is: the end of a numbered message.
 
 A `Concern` gets `Received` messages and ends each exactly once: `release` (with frames for the bot or none) or `refuse`
-(with an error for the client). A handler that does neither and returns has released it; one that raises has not, and the
-session's dead-letter hook ends it. Custom actors derive from it and are equal citizens.
+(with an error for the client). A handler that does neither and returns has released it; one that raises has not, and
+the session's dead-letter hook ends it. Custom actors derive from it and are equal citizens.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, TypeVar
 
+from msgspec import Struct
+
 from rtvi_actors.errors import ClientError
 from rtvi_actors.ledger import Ledger
 from rtvi_actors.messages import DeferExpired, Outcome, Received, Release
-from rtvi_actors.protocol.client import ClientPayload
 from rtvi_actors.protocol.codec import decode_data
 from rtvi_actors.protocol.envelope import Envelope
 from rtvi_actors.protocol.server import Error, ErrorResponse, ErrorResponseData, ServerMessage
 from rtvi_actors.runtime.actor import AnyioActor
 
-__all__ = ["Concern", "reply_to"]
+__all__ = ["BuiltIn", "Concern", "reply_to"]
 
-P = TypeVar("P", bound=ClientPayload)
+P = TypeVar("P", bound=Struct)
 
 
 def reply_to(error: ClientError, ledger: Ledger) -> ServerMessage | None:
@@ -58,7 +59,7 @@ class Concern(AnyioActor):
         self._deferred: set[int] = set()
 
     def payload(self, message: Received, struct: type[P]) -> P:
-        """The message's data as its Struct. Raises `InvalidData`."""
+        """The message's data as its Struct, which may be the actor's own. Raises `InvalidData`."""
         return decode_data(Envelope(message.type, message.id, message.data), struct)
 
     def release(self, message: Received, *frames: Any) -> None:
@@ -98,4 +99,14 @@ class Concern(AnyioActor):
             self._deferred.discard(message.seq)
         else:
             self._ended.add(message.seq)
+        self.link("door").tell(Release(message.seq, outcome, frames, message.id))
+
+
+class BuiltIn(Concern):
+    """A concern whose every path ends its message, so that it needs no net under it: the hook costs a call a
+    message."""
+
+    on_handled = AnyioActor.on_handled
+
+    def _end(self, message: Received, outcome: Outcome, frames: tuple[bytes, ...]) -> None:
         self.link("door").tell(Release(message.seq, outcome, frames, message.id))

@@ -25,8 +25,8 @@
     │   ├── StartFailed             an actor's constructor or on_start raised; the cause is chained
     │   └── Crash                   raised *by* a handler: restart me
     └── SessionError                what a host did wrong, or what ended its session
-        ├── RequestError            raised by a request handler: its text goes to the client, as the application's own words
-        ├── NotJson                 the application handed over a value that JSON cannot hold
+        ├── RequestError            raised by a request handler: its text goes to the client, as the application's own
+        words ├── NotJson                 the application handed over a value that JSON cannot hold
         ├── TooLarge                the application handed over more than the client may receive
         ├── NoResampler             bot audio at another rate than the client's, and no soxr
         └── SessionClosed           the session is over

@@ -112,7 +112,8 @@ class Request(Struct, frozen=True, tag=True, rename={"type": "kind"}):
     token: int
     msg_id: str
     type: str
-    payload: Json
+    payload: bytes
+    """JSON, as the client wrote it."""
 
 
 class RequestExpired(Struct, frozen=True, tag=True):

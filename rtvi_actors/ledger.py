@@ -1,7 +1,7 @@
 """What must outlive any actor: the count of every wire message, open requests, the door's book. The session owns it.
 
-Actors change it through `later`, so that a handler that raises has changed nothing. Loop thread only; the counters may be read
-from anywhere.
+Actors change it through `later`, so that a handler that raises has changed nothing. Loop thread only; the counters
+may be read from anywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from msgspec import Struct
 
 from rtvi_actors.errors import ClientError
 from rtvi_actors.messages import Outcome
-from rtvi_actors.runtime.clock import Timer
 from rtvi_actors.runtime.futures import ActorFuture
 
 __all__ = ["Account", "Conservation", "DoorBook", "Ledger", "OpenRequest"]
@@ -89,7 +88,8 @@ class OpenRequest(Struct):
 
     msg_id: str
     type: str
-    timer: Timer | None
+    due_s: float
+    """The system's clock."""
 
 
 class Ledger:
@@ -142,7 +142,8 @@ class Ledger:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the reader must wait: as many messages or bytes as the credit allows are unread, or numbered and open."""
+        """Whether the reader must wait: as many messages or bytes as the credit allows are unread, or numbered and
+        open."""
         return (
             self.unread + len(self.control.open) >= self.credit
             or self.unread_bytes + self.control.open_bytes >= self.credit_bytes
@@ -207,12 +208,9 @@ class Ledger:
 
     def settle(self, token: int) -> bool:
         """Take the one right to answer a request; False where it is answered already."""
-        request = self.requests.pop(token, None)
-        if request is None:
+        if self.requests.pop(token, None) is None:
             self.late_answers += 1
             return False
-        if request.timer is not None:
-            request.timer.cancel()
         return True
 
     # -- errors ----------------------------------------------------------------------------

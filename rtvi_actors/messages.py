@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from enum import Enum
+
 from msgspec import Struct
 
 from rtvi_actors.protocol.envelope import Json
@@ -19,9 +20,9 @@ __all__ = [
     "AnswerReady",
     "BotReady",
     "DeferExpired",
+    "EndSession",
     "Expire",
     "FlushAudio",
-    "EndSession",
     "HoldExpired",
     "Injected",
     "Negotiated",
@@ -29,6 +30,7 @@ __all__ = [
     "OutputConfigured",
     "PassOver",
     "PlayAudio",
+    "Ready",
     "Received",
     "ReceivedPcm",
     "Release",
@@ -71,10 +73,11 @@ class Received(Struct, frozen=True, tag=True, rename={"type": "kind"}):
     data: bytes | None
 
     def defer(self) -> None:
-        """Call it in a custom actor's handler to complete the message later, with `Concern.release` or `Concern.refuse`.
+        """Call it in a custom actor's handler to complete the message later, with `Concern.release` or
+        `Concern.refuse`.
 
-        Without it, returning from the handler completes the message. A deferred one is passed over by those behind it after
-        `door_gap_s`, as any late one.
+        Without it, returning from the handler completes the message. A deferred one is passed over by those behind it
+        after `door_gap_s`, as any late one.
         """
         actor = current_actor()
         if actor is not None and hasattr(actor, "defer"):
@@ -162,9 +165,7 @@ class Answer(Struct, frozen=True, tag=True):
 
 
 class Expire(Struct, frozen=True, tag=True):
-    """To requests itself: the deadline of `token`."""
-
-    token: int
+    """To requests itself: the oldest open request may be due."""
 
 
 # -- playout, outbound -----------------------------------------------------------------
@@ -191,6 +192,12 @@ class FlushAudio(Struct, frozen=True, tag=True):
 
 class HoldExpired(Struct, frozen=True, tag=True):
     """To outbound itself: nobody said client-ready; stop holding."""
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """bot or playout → observer: encoded for outbound already. The observer forwards it in its turn, unread."""
+
+    body: bytes
 
 
 class EndSession(Struct, frozen=True, tag=True):

@@ -1,7 +1,7 @@
 """What lies between outbound and the writer task: encoded messages in order, bounded in bytes.
 
-The session owns it, so a restart of outbound loses nothing that was emitted, nor what is held until the client's version is
-known. Loop thread only.
+The session owns it, so a restart of outbound loses nothing that was emitted, nor what is held until the client's
+version is known. Loop thread only.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ __all__ = ["Resampler", "check_rate"]
 
 def check_rate(rate_hz: int, playing_rate_hz: int | None) -> None:
     """Raise `NoResampler` where audio at `rate_hz` could not be brought to the client's rate."""
-    if playing_rate_hz not in (None, rate_hz) and importlib.util.find_spec("soxr") is None:
-        assert playing_rate_hz is not None
+    if playing_rate_hz is None or playing_rate_hz == rate_hz:
+        return
+    if importlib.util.find_spec("soxr") is None:
         raise NoResampler(rate_hz, playing_rate_hz)
 
 

@@ -1,7 +1,7 @@
 """The composition root: one client's actors, and the two tasks that do all its I/O.
 
-This is the only file that sees concerns and transports. Who may send to whom is in two tables, `LINKS` (forward, in the order
-of the children) and `BACK` (what flows back, by name); which concern serves which message is in `ROUTES`.
+This is the only file that sees concerns and transports. Who may send to whom is in two tables, `LINKS` (forward, in
+the order of the children) and `BACK` (what flows back, by name); which concern serves which message is in `ROUTES`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import anyio.lowlevel
@@ -32,7 +32,16 @@ from rtvi_actors.concerns.playout import Playout
 from rtvi_actors.concerns.requests import Requests
 from rtvi_actors.concerns.text import Text
 from rtvi_actors.concerns.tools import Tools
-from rtvi_actors.errors import ClientError, DeclarationError, InvalidEnvelope, NotRtvi, Rejected, SessionClosed
+from rtvi_actors.errors import (
+    ClientError,
+    Dead,
+    DeclarationError,
+    InvalidEnvelope,
+    NotRtvi,
+    Rejected,
+    SessionClosed,
+    Unknown,
+)
 from rtvi_actors.ledger import Conservation, Ledger
 from rtvi_actors.messages import (
     Answer,
@@ -45,6 +54,7 @@ from rtvi_actors.messages import (
     Negotiated,
     Outcome,
     OutputConfigured,
+    Ready,
     Received,
     ReceivedPcm,
     Release,
@@ -214,7 +224,10 @@ class Control(Commands):
         self._refs = refs
 
     def _to(self, name: str, message: Any) -> None:
-        self._refs[name].tell(message)
+        try:
+            self._refs[name].tell(message)
+        except Dead as error:
+            raise SessionClosed("the session is over") from error
 
 
 class Session:
@@ -245,7 +258,9 @@ class Session:
     # -- for people ------------------------------------------------------------------------
 
     def actor(self, name: str) -> ActorRef[Any]:
-        """A child by its name in the session: ``bot``, ``audio``, …"""
+        """A child by its name in the session: ``bot``, ``audio``, … Raises `Unknown`."""
+        if name not in self._refs:
+            raise Unknown(f"{self.id} has no actor named {name}")
         return self._refs[name]
 
     @property
@@ -339,9 +354,7 @@ class Session:
                 tasks.cancel_scope.cancel()
 
     def _supervisor_actor(self) -> Supervisor:
-        actor = self._supervisor.cell.actor
-        assert isinstance(actor, Supervisor)
-        return actor
+        return cast("Supervisor", self._supervisor.cell.actor)
 
     async def _shut_down(self) -> None:
         """The reader has stopped or is void; work drains; open requests are counted; on_disconnect; children stop."""
@@ -558,7 +571,8 @@ class Session:
             self._answer_past_outbound(message.message.id, f"{receiver}: {reason}")
 
     def _lost_message(self, receiver: str, message: ServerMessage, reason: str) -> None:
-        """One that is ready as it is needs no observer; where outbound crashed on an answer, the client waits for it."""
+        """One that is ready as it is needs no observer; where outbound crashed on an answer, the client waits for
+        it."""
         if receiver != "outbound":
             self._refs["outbound"].tell(message)
         elif isinstance(message, ServerResponse | ErrorResponse):
@@ -577,9 +591,10 @@ class Session:
 
     def _lost_expire(self, receiver: str, message: Expire, reason: str) -> None:
         """Requests crashed on a deadline: it holds all the same."""
-        request = self._ledger.requests.get(message.token)
-        if request is not None:
-            self._fail_request(message.token, request.msg_id, f"{receiver}: {reason}")
+        now_s = self.system.timers.now()
+        for token, request in self._ledger.requests.items():
+            if request.due_s <= now_s:
+                self._fail_request(token, request.msg_id, f"{receiver}: {reason}")
 
     def _lost_deferred(self, receiver: str, message: DeferExpired, reason: str) -> None:
         """A custom actor crashed on the deadline of a message that it had deferred."""
@@ -588,8 +603,8 @@ class Session:
             self._refs["door"].tell(Release(message.seq, Outcome.DEAD, (), message.id))
 
     def _lost_state(self, receiver: str, message: Any, reason: str) -> None:
-        """State that the receiver's next incarnation must have, or an answer that the client's connect() waits for: again.
-        What crashes every incarnation ends at the restart limit."""
+        """State that the receiver's next incarnation must have, or an answer that the client's connect() waits for:
+        again. What crashes every incarnation ends at the restart limit."""
         self._refs[receiver].tell(message)
 
     def _lost_interruption(self, receiver: str, message: frames.Interruption, reason: str) -> None:
@@ -608,6 +623,10 @@ class Session:
         text = f"Exception processing message: {self._ledger.error_id(detail)}"
         reply = ErrorResponse(id=msg_id, data=ErrorResponseData(text))
         self._outbox.put(ServerText(encode_server(reply)))
+
+    def _lost_ready(self, receiver: str, message: Ready, reason: str) -> None:
+        """The observer crashed on what it only forwards: it leaves all the same."""
+        self._refs["outbound"].forward(message.body)
 
     def _lost_frame(self, receiver: str, message: Any, reason: str) -> None:
         """The bot crashed on a frame: it was delivered, but the client should hear that nothing will come of it."""
@@ -651,6 +670,7 @@ _LOST: Final[Mapping[type[Any], Callable[[Session, str, Any, str], None]]] = Map
         OutputConfigured: Session._lost_state,
         EndSession: Session._lost_end,
         Answer: Session._lost_answer,
+        Ready: Session._lost_ready,
         **dict.fromkeys(SERVER.values(), Session._lost_message),
         frames.Request: Session._lost_request,
         frames.LLMMessagesAppend: Session._lost_frame,
@@ -691,9 +711,10 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """Run a bot for the client at the other end of `transport`, in `system` or in a system of its own.
 
-    Leaving the block ends the session: what was emitted leaves, work drains, `on_disconnect` runs, the actors stop and the
-    transport is closed. Raises `StartFailed` where the bot's constructor or on_start raises (its cause tells why, `NoResampler`
-    among others).
+    Leaving the block ends the session: what was emitted leaves, work drains, `on_disconnect` runs, the actors stop
+    and the
+    transport is closed. Raises `StartFailed` where the bot's constructor or on_start raises (its cause tells why,
+    `NoResampler` among others).
     """
     async with AsyncExitStack() as stack:
         if system is None:
@@ -708,7 +729,8 @@ async def open_session(
 def open_blocking_session(
     system: ActorSystem, bot: Callable[[], Bot], transport: Transport, *, options: SessionOptions | None = None
 ) -> Iterator[Session]:
-    """`open_session` for plain threads, in a system of `start_blocking_system`. `bot` makes the bot, on the system's thread."""
+    """`open_session` for plain threads, in a system of `start_blocking_system`. `bot` makes the bot, on the system's
+    thread."""
     opened: ActorFuture[Session] = ActorFuture()
     leave: ActorFuture[None] = ActorFuture()
 

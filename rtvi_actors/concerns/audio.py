@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rtvi_actors.concern import Concern
+from rtvi_actors.concern import BuiltIn
 from rtvi_actors.errors import Dead, InvalidData, Rejected
 from rtvi_actors.frames import InputAudioRaw
 from rtvi_actors.messages import Outcome, Received, ReceivedPcm
@@ -17,7 +17,7 @@ from rtvi_actors.runtime.mailbox import Overflow
 __all__ = ["Audio"]
 
 
-class Audio(Concern):
+class Audio(BuiltIn):
     """raw-audio, raw-audio-batch and binary audio frames. A full mailbox loses its oldest audio, counted."""
 
     max_mail = 512
@@ -55,6 +55,3 @@ class Audio(Concern):
 
     def _end(self, message: Received, outcome: Outcome, frames: tuple[bytes, ...]) -> None:
         self.later(self.ledger.complete_audio, (message.seq, outcome))
-
-    def on_handled(self, message: object) -> None:
-        """Every path above has ended its message."""

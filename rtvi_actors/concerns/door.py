@@ -1,6 +1,7 @@
 """Door: lets control frames through to the bot in the order of their numbers.
 
-A number that is not done is waited for `door_gap_s`, then passed over, so that a concern that is down or slow holds up nobody for
+A number that is not done is waited for `door_gap_s`, then passed over, so that a concern that is down or slow holds
+up nobody for
 long; when it is done after all it goes through at once and counts as late. A number that is done twice counts as a
 duplicate and is ignored. The book is the ledger's: a restarted door goes on where it was.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from rtvi_actors.concern import Concern, reply_to
+from rtvi_actors.concern import BuiltIn, reply_to
 from rtvi_actors.errors import Dead, Overloaded, Rejected
 from rtvi_actors.messages import Answer, Outcome, PassOver, Release
 from rtvi_actors.protocol.server import ErrorResponse
@@ -20,7 +21,7 @@ Done: TypeAlias = tuple[int, Outcome, tuple[bytes, ...], str]
 """Number, outcome, frames, and the client message's id."""
 
 
-class Door(Concern):
+class Door(BuiltIn):
     """`door_gap_s` is the promise's bound on waiting for one number."""
 
     def __init__(self, door_gap_s: float = 0.25) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import structs
 
-from rtvi_actors.concern import Concern, reply_to
+from rtvi_actors.concern import BuiltIn, reply_to
 from rtvi_actors.errors import InvalidData
 from rtvi_actors.frames import ClientReady, EndTask, StartAudio
 from rtvi_actors.messages import AnswerReady, BotReady, Negotiated, Received, SetClientReady
@@ -21,7 +21,7 @@ from rtvi_actors.protocol.envelope import Envelope, Json
 __all__ = ["Handshake"]
 
 
-class Handshake(Concern):
+class Handshake(BuiltIn):
     """client-ready, disconnect-bot, and the bot's side of readiness."""
 
     def __init__(self, auto_bot_ready: bool = True) -> None:

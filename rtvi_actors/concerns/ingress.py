@@ -1,4 +1,5 @@
-"""Ingress: the first pass over every wire message. It numbers it and hands it to the concern that the route table names.
+"""Ingress: the first pass over every wire message. It numbers it and hands it to the concern that the route table
+names.
 
 It reads label, type and id, and no payload.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rtvi_actors.concern import Concern, reply_to
+from rtvi_actors.concern import BuiltIn, reply_to
 from rtvi_actors.errors import ClientError, Dead, InvalidEnvelope, NotRtvi, Overloaded, Rejected, UnsupportedType
 from rtvi_actors.messages import Injected, Outcome, Received, ReceivedPcm
 from rtvi_actors.protocol.codec import decode_envelope
@@ -22,7 +23,7 @@ INTERRUPTION = "interruption"
 """The type under which a binary interruption frame is routed; no RTVI message has it."""
 
 
-class Ingress(Concern):
+class Ingress(BuiltIn):
     """`routes` maps a message type to the name of the concern that serves it."""
 
     max_mail = 1024

@@ -1,7 +1,7 @@
 """Observer: what the bot did becomes RTVI messages.
 
-Everything that the bot emits passes here, answers and ready-made messages included, so that the client gets it in the order
-in which it was emitted. The bot-output rules are in protocol/segments.py.
+Everything that the bot emits passes here, answers and ready-made messages included, so that the client gets it in the
+order in which it was emitted. The bot-output rules are in protocol/segments.py.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from msgspec import Struct
 
 from rtvi_actors import frames
-from rtvi_actors.concern import Concern
-from rtvi_actors.messages import Answer, EndSession
+from rtvi_actors.concern import BuiltIn
+from rtvi_actors.messages import Answer, EndSession, Ready
 from rtvi_actors.protocol import server
 from rtvi_actors.protocol.segments import Segments, SegmentsState, Sentences
 from rtvi_actors.protocol.server import AnyServerMessage, ServerMessage, TextData
@@ -29,7 +29,7 @@ class _State(Struct, frozen=True):
     """Generated text up to the next sentence end."""
 
 
-class Observer(Concern):
+class Observer(BuiltIn):
     """Reports in, messages out."""
 
     max_mail = 100_000
@@ -43,8 +43,12 @@ class Observer(Concern):
         self._segments = Segments(state.segments)
         self._sentences = Sentences(state.pending)
 
+    def on_ready(self, message: Ready) -> None:
+        """Encoded already: it only keeps its place."""
+        self.link("outbound").forward(message.body)
+
     def on_message(self, message: AnyServerMessage | Answer | EndSession) -> None:
-        """Ready as it is."""
+        """Said by the host from outside: ready as it is."""
         self.link("outbound").tell(message)
 
     def on_report(

@@ -1,4 +1,5 @@
-"""Outbound: the one way out. It composes bot-ready, settles answers, shapes by the client's version, encodes once, keeps order.
+"""Outbound: the one way out. It composes bot-ready, settles answers, shapes by the client's version, encodes once,
+keeps order.
 
 Before the client's version is known, what the bot says is held: at most 256 messages, for 5 s. Answers are not.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from rtvi_actors.concern import Concern
+from rtvi_actors.concern import BuiltIn
 from rtvi_actors.errors import NotJson, TooLarge
 from rtvi_actors.messages import (
     Answer,
@@ -47,7 +48,7 @@ NEVER_HELD: Final = (BotReady, ErrorResponse, ServerResponse, Error)
 """Answers, and errors: a client that has a version problem must hear of it."""
 
 
-class Outbound(Concern):
+class Outbound(BuiltIn):
     """`about` and `capabilities` are bot-ready's; `hold` is whether to wait for client-ready."""
 
     max_mail = 100_000
@@ -119,7 +120,8 @@ class Outbound(Concern):
         self.later(self._outbox.put, ServerText(data))
 
     def _unsendable(self, message: ServerMessage, error: NotJson | TooLarge) -> bytes:
-        """What the client gets in place of a message that it cannot be sent: its request must be answered all the same."""
+        """What the client gets in place of a message that it cannot be sent: its request must be answered all the
+        same."""
         ident = self.ledger.error_id(f"{type(message).__name__} cannot be sent", error)
         text = f"Exception processing message: {ident}"
         if isinstance(message, ServerResponse | ErrorResponse):

@@ -1,8 +1,9 @@
 """Playout: the bot's audio, at the client's rate, near real time.
 
-The client buffers whatever it gets and nothing can take it back (PROTOCOL.md 4.1: on barge-in, buffered audio keeps playing), so
-audio leaves only `LEAD_S` before it is due. This actor alone says when the bot starts and stops speaking, and by its play
-cursor how much of a segment has been spoken. An interruption voids what has not left.
+The client buffers whatever it gets and nothing can take it back (PROTOCOL.md 4.1: on barge-in, buffered audio keeps
+playing), so
+audio leaves only `LEAD_S` before it is due. This actor alone says when the bot starts and stops speaking, and by its
+play cursor how much of a segment has been spoken. An interruption voids what has not left.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import re
 from collections import deque
 from typing import Any, Final, NamedTuple
 
-from rtvi_actors.concern import Concern
+from rtvi_actors.concern import BuiltIn
 from rtvi_actors.frames import BotStartedSpeaking, BotStoppedSpeaking, Interruption, OutputAudioRaw, SpokenText
-from rtvi_actors.messages import FlushAudio, PlayAudio, Tick
+from rtvi_actors.messages import FlushAudio, PlayAudio, Ready, Tick
 from rtvi_actors.resampling import Resampler
 
 __all__ = ["CHUNK_S", "LEAD_S", "MAX_BUFFERED_S", "STOP_S", "Playout"]
@@ -46,7 +47,7 @@ class _Sent(NamedTuple):
     spoken_chars: int
 
 
-class Playout(Concern):
+class Playout(BuiltIn):
     """`playing_rate_hz` is the client's, or `None` where each frame goes as it is."""
 
     max_mail = 4096
@@ -77,7 +78,8 @@ class Playout(Concern):
         return self.cell.timers.now()
 
     def on_audio(self, frame: OutputAudioRaw) -> float:
-        """Take audio. The reply is how many seconds now wait: whoever produces faster than real time should wait, too."""
+        """Take audio. The reply is how many seconds now wait: whoever produces faster than real time should wait,
+        too."""
         if self._waiting_s > MAX_BUFFERED_S:
             self.dropped_s += len(frame.audio) / (2 * frame.sample_rate * frame.num_channels)
             return self._waiting_s
@@ -95,7 +97,7 @@ class Playout(Concern):
         self._played_until_s = 0.0
         self._generation += 1
         self._ticking = False
-        self.link("outbound").tell(FlushAudio())
+        self._emit(FlushAudio())
         if self._speaking:
             self._stop_speaking()
 
@@ -105,6 +107,10 @@ class Playout(Concern):
         self._ticking = False
         self._report()
         self._send_due()
+
+    def _emit(self, message: PlayAudio | FlushAudio) -> None:
+        """By way of the observer, so that bot-started-speaking stands before its audio."""
+        self.link("observer").tell(Ready(self.link("outbound").encode(message)))
 
     # -- within ------------------------------------------------------------------------------
 
@@ -137,7 +143,6 @@ class Playout(Concern):
     def _send_due(self) -> None:
         """Send what is due within the lead, and plan the next tick."""
         now_s = self._now_s
-        outbound = self.link("outbound")
         while self._waiting and self._played_until_s - now_s < LEAD_S:
             if not self._speaking:
                 self._speaking = True
@@ -148,7 +153,7 @@ class Playout(Concern):
             self._waiting_s -= length_s
             self._played_until_s = max(self._played_until_s, now_s) + length_s
             self._sent.append(_Sent(self._played_until_s, chunk.segment_id, chunk.spoken_chars))
-            outbound.tell(PlayAudio(chunk.pcm, chunk.sample_rate, chunk.num_channels))
+            self._emit(PlayAudio(chunk.pcm, chunk.sample_rate, chunk.num_channels))
         if not self._waiting and not self._sent and self._speaking and now_s >= self._played_until_s + STOP_S:
             self._stop_speaking()
         self._plan(now_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtvi_actors.concern import Concern
+from rtvi_actors.concern import BuiltIn
 from rtvi_actors.errors import InvalidData
 from rtvi_actors.frames import Interruption, LLMConfigureOutput, LLMMessage, LLMMessagesAppend
 from rtvi_actors.messages import OutputConfigured, Received
@@ -17,7 +17,7 @@ from rtvi_actors.protocol.client import SendText, SendTextOptions
 __all__ = ["Text"]
 
 
-class Text(Concern):
+class Text(BuiltIn):
     """send-text, and binary interruption frames."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rtvi_actors.concern import Concern
+from rtvi_actors.concern import BuiltIn
 from rtvi_actors.errors import InvalidData
 from rtvi_actors.frames import FunctionCallResult as FunctionCallResultFrame
 from rtvi_actors.messages import Received
@@ -11,7 +11,7 @@ from rtvi_actors.protocol.client import FunctionCallResult
 __all__ = ["Tools"]
 
 
-class Tools(Concern):
+class Tools(BuiltIn):
     """llm-function-call-result. Whatever call it names, the bot gets it (pipecat-ai 1.14.0, observed)."""
 
     def on_received(self, message: Received) -> None:

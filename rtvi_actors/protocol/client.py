@@ -110,7 +110,7 @@ class FunctionCallResult(ClientPayload, frozen=True):
 class ClientRow(Struct, frozen=True):
     """One message type."""
 
-    struct: type[ClientPayload]
+    struct: type[Struct]
     since: Version
     """The protocol version that brought it."""
     data_optional: bool = False

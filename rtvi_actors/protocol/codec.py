@@ -16,9 +16,10 @@ import msgspec
 from msgspec import Raw, Struct, UnsetType
 
 from rtvi_actors.errors import InvalidData, InvalidEnvelope, NotJson, NotRtvi
-from rtvi_actors.protocol.client import CLIENT, AboutClient, ClientPayload, ClientRow
+from rtvi_actors.protocol.client import CLIENT, AboutClient, ClientRow
 from rtvi_actors.protocol.envelope import LABEL, Envelope, Json
 from rtvi_actors.protocol.server import AnyServerMessage, ServerMessage
+from rtvi_actors.protocol.versions import UNKNOWN
 
 __all__ = [
     "MAX_DEPTH",
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-P = TypeVar("P", bound=ClientPayload)
+P = TypeVar("P", bound=Struct)
 
 MAX_DEPTH: Final = 920
 """Levels of nesting in one client message. The peer takes 900 in `data`; the interpreter's stack ends near 1,000."""
@@ -211,24 +212,26 @@ class _Decoder:
     client wrote it, and is not decoded to be encoded again.
     """
 
-    def __init__(self, struct: type[ClientPayload]) -> None:
+    def __init__(self, struct: type[Struct]) -> None:
         self.struct = struct
         self.json_fields = _json_fields(struct)
+        names = struct.__struct_fields__
+        self.json_at = [(names.index(name), default) for name, default in self.json_fields.items()]
         self.decoder = msgspec.json.Decoder(_twin(struct) if self.json_fields else struct)
 
-    def decode(self, raw: bytes) -> ClientPayload:
-        value = self.decoder.decode(raw)
+    def decode(self, raw: bytes) -> Struct:
+        value: Struct = self.decoder.decode(raw)
         if not self.json_fields:
-            return cast("ClientPayload", value)
-        fields = {name: getattr(value, name) for name in self.struct.__struct_fields__}
-        for name, default in self.json_fields.items():
-            text = bytes(fields[name])
+            return value
+        fields = [getattr(value, name) for name in self.struct.__struct_fields__]
+        for at, default in self.json_at:
+            text = bytes(fields[at])
             absent = not text or (default is None and text == b"null")
-            fields[name] = default if absent else Json(text)
-        return self.struct(**fields)
+            fields[at] = default if absent else Json(text)
+        return self.struct(*fields)
 
 
-def _json_fields(struct: type[ClientPayload]) -> dict[str, Any]:
+def _json_fields(struct: type[Struct]) -> dict[str, Any]:
     """The `Json` fields, each with its default."""
     return {
         info.name: info.default
@@ -237,7 +240,7 @@ def _json_fields(struct: type[ClientPayload]) -> dict[str, Any]:
     }
 
 
-def _twin(struct: type[ClientPayload]) -> type[Struct]:
+def _twin(struct: type[Struct]) -> type[Struct]:
     """The Struct with `Raw` for `Json`. An empty `Raw` is an absent field: in a union `Raw` loses its meaning."""
     json_fields = _json_fields(struct)
     fields: list[Any] = []
@@ -252,12 +255,12 @@ def _twin(struct: type[ClientPayload]) -> type[Struct]:
     return msgspec.defstruct(f"Raw{struct.__name__}", fields, rename=rename)
 
 
-_DECODERS: Final = {struct: _Decoder(struct) for struct in {row.struct for row in CLIENT.values()} | {AboutClient}}
+_decoder = functools.cache(_Decoder)
 _PATH = re.compile(r"`\$(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 
 
-def decode_payload(envelope: Envelope, row: ClientRow) -> ClientPayload:
+def decode_payload(envelope: Envelope, row: ClientRow) -> Struct:
     """Decode a message's `data` as its row in `CLIENT` says.
 
     Raises `InvalidData`, which names the field and the message's id, and nothing else.
@@ -267,7 +270,7 @@ def decode_payload(envelope: Envelope, row: ClientRow) -> ClientPayload:
             return row.struct()
         raise InvalidData("data", reply_id=envelope.id, detail="absent or null")
     try:
-        value = _DECODERS[row.struct].decode(envelope.data)
+        value = _decoder(row.struct).decode(envelope.data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidData(_field(str(error)), reply_id=envelope.id, detail=str(error)) from None
     _check_kinds(value, row.kinds, envelope.id)
@@ -275,14 +278,17 @@ def decode_payload(envelope: Envelope, row: ClientRow) -> ClientPayload:
 
 
 def decode_data(envelope: Envelope, struct: type[P]) -> P:
-    """`decode_payload` for a caller that knows the type's Struct and wants it typed."""
-    return cast("P", decode_payload(envelope, _ROWS[struct]))
+    """`decode_payload` for a caller that knows the type's Struct and wants it typed; the Struct may be its own."""
+    return cast("P", decode_payload(envelope, _row(struct)))
 
 
-_ROWS: Final[Mapping[type[ClientPayload], ClientRow]] = {row.struct: row for row in CLIENT.values()}
+@functools.cache
+def _row(struct: type[Struct]) -> ClientRow:
+    """The Struct's row in `CLIENT`, or one for the message of a custom actor: its data must be there."""
+    return next((row for row in CLIENT.values() if row.struct is struct), ClientRow(struct, UNKNOWN))
 
 
-def _check_kinds(value: ClientPayload, kinds: Mapping[str, tuple[str, ...]], reply_id: str) -> None:
+def _check_kinds(value: Struct, kinds: Mapping[str, tuple[str, ...]], reply_id: str) -> None:
     for name, allowed in kinds.items():
         kind = cast("Json", getattr(value, name)).kind
         if kind not in allowed:
@@ -301,13 +307,13 @@ def _typed_decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 
-def decode_request(payload: Json, kind: Any, reply_id: str) -> Any:
+def decode_request(payload: bytes, kind: Any, reply_id: str) -> Any:
     """The `d` of a client-message as the type that its handler is annotated with.
 
     Raises `InvalidData`, whose field is under ``data.d``.
     """
     try:
-        return _typed_decoder(kind).decode(payload.raw)
+        return _typed_decoder(kind).decode(payload)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         field = _field(str(error)).replace("data", "data.d", 1)
         raise InvalidData(field, reply_id=reply_id, detail=str(error)) from None
@@ -318,7 +324,7 @@ def decode_about(about: Json | UnsetType) -> AboutClient | None:
     if not isinstance(about, Json):
         return None
     try:
-        value = cast("AboutClient", _DECODERS[AboutClient].decode(about.raw))
+        value = cast("AboutClient", _decoder(AboutClient).decode(about.raw))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     details = value.platform_details
@@ -339,6 +345,8 @@ def to_json(value: Any) -> Json:
     if isinstance(value, Json):
         return value
     try:
+        if _is_simple(value):
+            return Json(_SERVER.encode(value))
         plain = msgspec.to_builtins(value, builtin_types=_BINARY, enc_hook=_builtin)
         _check(plain)
         return Json(_SERVER.encode(plain))
@@ -360,6 +368,16 @@ def from_json(value: Json, type: Any = Any) -> Any:  # noqa: A002  as in msgspec
         return _ANY.decode(value.raw) if type is Any else msgspec.json.decode(value.raw, type=type)
     except RecursionError as error:
         raise msgspec.DecodeError("nested too deeply") from error
+
+
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
+
+
+def _is_simple(value: object) -> bool:
+    """A scalar, or a flat dict of them: nothing in it needs a second look. Most answers are."""
+    if type(value) is dict:
+        return all(type(key) is str and type(item) in _SCALARS for key, item in value.items())
+    return type(value) in _SCALARS
 
 
 def _builtin(value: object) -> object:

@@ -43,6 +43,7 @@ __all__ = [
     "Stop",
     "current_actor",
     "current_host",
+    "make_cell",
     "set_host",
 ]
 
@@ -69,7 +70,11 @@ class Inject(msgspec.Struct):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message that was not handled, with the reason: crashed, dead, overflow, expired, undecodable, killed."""
+    """A message that was not handled, with the reason.
+
+    crashed, failed (a contained asynchronous handler), cancelled, restarted, overflow, expired, undecodable, killed,
+    dead.
+    """
 
     receiver: str
     reason: str
@@ -526,7 +531,10 @@ class Cell:
             future.try_fail(ActorDead(f"{self.name} has not started"))
             return
         letter = self.mailbox.seal(message, future, host.backend.now() + timeout_s)
-        self.mailbox.send(letter)
+        try:
+            self.mailbox.send(letter)
+        except Rejected:
+            raise Rejected(self.name, message) from None
         if threading.get_ident() == host.backend.thread_id:
             self._set_deadline(letter)
         else:
@@ -538,7 +546,7 @@ class Cell:
         if future is None or future.done():
             return
         failing = future.try_fail
-        timer = self.timers.at(letter.due_s, lambda: void(failing(self._unhandled(letter, "expired"))))
+        timer = self.timers.at(letter.due_s, lambda: _void(failing(self._unhandled(letter, "expired"))))
         future.when_done(timer.cancel)
 
     def set_timer(self, timer: Timer) -> None:
@@ -556,16 +564,15 @@ class Cell:
         while count < batch:
             if mailbox.control:
                 self._control(mailbox.control.popleft())
+                count += 1
             elif user and self.state == "running" and not self.suspended:
-                letter = user.popleft()
-                if letter.coded:
-                    mailbox.user_bytes -= len(letter.body)
-                    self._handle(letter)
+                if user[0].coded:
+                    count += self._handle_row(batch - count)
                 else:
-                    self._handle_object(letter)
+                    self._handle_object(user.popleft())
+                    count += 1
             else:
                 break
-            count += 1
         if self._room:
             self._release_room()
         self.queued = False
@@ -573,43 +580,78 @@ class Cell:
             self.notify()
         return count
 
+    def _handle_row(self, limit: int) -> int:
+        """Handle the encoded letters that come next, as far as nothing else is due; returns how many."""
+        mailbox = self.mailbox
+        user, control = mailbox.user, mailbox.control
+        stage: list[Effect] = []
+        LOCAL.stage, LOCAL.actor = stage, self.actor
+        count = 0
+        try:
+            while user and count < limit and user[0].coded and not control and not self.suspended:
+                letter = user.popleft()
+                mailbox.user_bytes -= len(letter.body)
+                count += 1
+                if not self._handle_staged(letter, stage):
+                    break
+        finally:
+            LOCAL.stage = LOCAL.actor = None
+        return count
+
     def _handle(self, letter: Letter) -> None:
+        """Handle one encoded letter."""
+        stage: list[Effect] = []
+        LOCAL.stage, LOCAL.actor = stage, self.actor
+        try:
+            self._handle_staged(letter, stage)
+        finally:
+            LOCAL.stage = LOCAL.actor = None
+
+    def _handle_staged(self, letter: Letter, stage: list[Effect]) -> bool:
+        """Handle a letter with `stage` open, and let what was staged leave. Returns whether the actor lives on.
+
+        While effects run the stage stays open: what they send in turn leaves behind what was staged before.
+        """
         if letter.due_s and letter.due_s <= self.backend.now():
             self.lost(letter, "expired")
-            return
-        try:
-            message = self._decode(letter.body)  # type: ignore[misc]
-        except Exception as error:  # msgspec's, a nesting too deep, or what a field's own decoder raises
-            logger.error("%s was sent a message it cannot decode", self.name, exc_info=error)
-            self.lost(letter, "undecodable")
-            return
-        kind = type(message)
-        if kind in self._asynchronous:
-            self._start_job(Job(self.declaration.handlers[kind], (message,), letter))  # type: ignore[union-attr]
-            return
-        local = LOCAL
-        stage: list[Effect] = []
-        local.stage = stage
-        local.actor = self.actor
-        try:
-            result = self._bound[kind](message)
-            if self._handled_hook:
-                self.actor.on_handled(message)  # type: ignore[union-attr]
-        except BaseException as error:
-            local.stage = local.actor = None
-            self._failed(letter, error)
-            return
-        local.stage = local.actor = None
-        self.handled += 1
-        effects = iter(stage)
-        try:
-            for effect, argument in effects:
-                effect(argument)
-        except BaseException as error:
-            self._effect_failed(error)
-            self._leave(effects)
-        if letter.reply is not None:
-            letter.reply.try_set(result)
+        else:
+            try:
+                message = self._decode(letter.body)  # type: ignore[misc]
+            except Exception as error:  # msgspec's, a nesting too deep, or what a field's own decoder raises
+                logger.error("%s was sent a message it cannot decode", self.name, exc_info=error)
+                self.lost(letter, "undecodable")
+                return self._commit(stage)
+            kind = type(message)
+            if kind in self._asynchronous:
+                self._start_job(Job(self.declaration.handlers[kind], (message,), letter))  # type: ignore[union-attr]
+                return self._commit(stage)
+            try:
+                result = self._bound[kind](message)
+                if self._handled_hook:
+                    self.actor.on_handled(message)  # type: ignore[union-attr]
+            except BaseException as error:
+                stage.clear()
+                LOCAL.stage = LOCAL.actor = None
+                self._failed(letter, error)
+                return False
+            self.handled += 1
+            if letter.reply is not None:
+                self._commit(stage)
+                letter.reply.try_set(result)
+        return self._commit(stage)
+
+    def _commit(self, stage: list[Effect]) -> bool:
+        """What was staged leaves, and so does what that stages in turn. Where one effect fails, the others leave."""
+        if stage:
+            effects = iter(stage)
+            try:
+                for effect, argument in effects:
+                    effect(argument)
+            except BaseException as error:
+                self._effect_failed(error)
+                self._leave(effects)
+            stage.clear()
+        return self.state == "running"
 
     def _leave(self, effects: Iterator[Effect]) -> None:
         """What was staged leaves; where one effect fails, the others leave all the same."""
@@ -625,6 +667,11 @@ class Cell:
 
     def _start_job(self, job: Job) -> None:
         group = self.groups[self.actor_class.async_group]
+        try:
+            group.check_room(job)
+        except Rejected:
+            self.job_lost(job, "overflow")
+            return
         self.suspended = group.name == MAIN
         group.submit(job)
 
@@ -727,6 +774,9 @@ class Cell:
             return
         self.failed += 1
         logger.error("%s failed in %s", self.name, job.method, exc_info=error)
+        if letter is not None:
+            self._fail_reply(letter, error)
+            self.lost(letter, "failed")
         self._report(job, error)
 
     def job_cancelled(self, group: Group, job: Job) -> None:
@@ -756,10 +806,7 @@ class Cell:
         if job is not None:
             self._report(job, error)
         if letter is not None:
-            if letter.reply is not None:
-                failure = HandlerFailed(f"{self.name} failed: {type(error).__name__}")
-                failure.__cause__ = error
-                letter.reply.try_fail(failure)
+            self._fail_reply(letter, error)
             self.lost(letter, "crashed")
         self.state = "crashed"
         if self.actor is not None:
@@ -769,6 +816,12 @@ class Cell:
         else:
             self.suspend()
             self._ask_parent(error)
+
+    def _fail_reply(self, letter: Letter, error: BaseException) -> None:
+        if letter.reply is not None:
+            failure = HandlerFailed(f"{self.name} failed: {type(error).__name__}")
+            failure.__cause__ = error
+            letter.reply.try_fail(failure)
 
     def lost(self, letter: Letter, reason: str) -> None:
         """A letter that will not be handled.
@@ -828,7 +881,7 @@ class Cell:
             future.try_set(None)
 
 
-def void(_: object) -> None:
+def _void(_: object) -> None:
     """Drop a result."""
 
 

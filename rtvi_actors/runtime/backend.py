@@ -152,16 +152,13 @@ async def open_backend() -> AsyncIterator[Backend]:
     A handler that refused cancellation is cancelled once more; trio waits for it as long as it goes on refusing.
     """
     if _in_trio():
-        import trio
-
-        async with trio.open_nursery() as nursery:
-            backend = _TrioBackend(nursery)
-            try:
-                with backend.host_scope:
-                    yield backend
-            finally:
-                backend.close()
-        backend.closed()
+        backend = _TrioBackend()
+        await backend.open()
+        try:
+            with backend.host_scope:
+                yield backend
+        finally:
+            await backend.close()
     else:
         asyncio_backend = _AsyncioBackend()
         try:
@@ -208,7 +205,10 @@ class _AsyncioAttempt:
         task = self._task = asyncio.current_task()
         assert task is not None
         try:
-            return False, await awaitable
+            result = await awaitable
+            if self._requests:
+                await asyncio.sleep(0)  # a handler that cancels itself as it ends: the cancellation arrives here
+            return False, result
         except asyncio.CancelledError:
             if self._requests == 0 or task.cancelling() > self._requests:
                 raise
@@ -356,13 +356,19 @@ class _TrioAttempt:
 
 
 class _TrioBackend:
+    """Its tasks live in a nursery of a system task's: as on asyncio, who cancels the host does not cancel them with it.
+
+    The host's last act is to stop the actors in order, which these tasks carry out.
+    """
+
     name = "trio"
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self) -> None:
         import trio
 
         self._trio = trio
-        self._nursery = nursery
+        self._nursery: trio.Nursery
+        self._opened, self._ended = trio.Event(), trio.Event()
         self.host_scope = trio.CancelScope()
         self._abandoned: set[_TrioAttempt] = set()
         self._is_closed = False
@@ -376,8 +382,22 @@ class _TrioBackend:
         self._timer_parker = _TrioParker()
         self._due_s = math.inf
         self._on_due: Callable[[], None] | None = None
+
+    async def open(self) -> None:
+        """Start the nursery, and in it the tasks that run callbacks and the timer."""
+        self._trio.lowlevel.spawn_system_task(self._hold_nursery, name="rtvi-actors tasks", context=self._context)
+        await self._opened.wait()
         self.spawn(self._pump, "rtvi-actors pump")
         self.spawn(self._timer, "rtvi-actors timer")
+
+    async def _hold_nursery(self) -> None:
+        try:
+            async with self._trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._opened.set()
+                await self._trio.sleep_forever()
+        finally:
+            self._ended.set()
 
     def soon(self, callback: Callable[[], None]) -> None:
         self._ready.append(callback)
@@ -395,8 +415,16 @@ class _TrioBackend:
         self._timer_parker.unpark()
 
     def spawn(self, main: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        async def guarded() -> None:
+            try:
+                await main()
+            except BaseException as error:
+                if loops_own(error):
+                    raise
+                logger.error("the task %s failed", name, exc_info=error)
+
         # trio copies the context of the caller: give it the backend's.
-        self._context.copy().run(lambda: self._nursery.start_soon(main, name=name))
+        self._context.copy().run(lambda: self._nursery.start_soon(guarded, name=name))
 
     def parker(self) -> Parker:
         return _TrioParker()
@@ -407,14 +435,13 @@ class _TrioBackend:
     def cancel_host(self) -> None:
         self.host_scope.cancel()
 
-    def close(self) -> None:
-        """End every task."""
+    async def close(self) -> None:
+        """End every task. What a thread still sends then runs at once, as on an asyncio loop that goes on."""
         for attempt in self._abandoned:
             attempt.insist()
         self._nursery.cancel_scope.cancel()
-
-    def closed(self) -> None:
-        """No task is left. What a thread still sends runs at once, as on an asyncio loop that goes on."""
+        with self._trio.CancelScope(shield=True):
+            await self._ended.wait()
         self._is_closed = True
         self._run_ready()
 

@@ -105,4 +105,4 @@ def _decoder(kinds: tuple[type, ...]) -> Callable[[bytes], Any]:
     config = kinds[0].__struct_config__  # type: ignore[attr-defined]
     tag = "_NoMessage" if isinstance(config.tag, str) else config.tag + 1  # the tags of a union are of one type
     filler = msgspec.defstruct("_NoMessage", [], tag_field=config.tag_field, tag=tag, frozen=True)
-    return type_decoder(typing.Union[(*kinds, filler)])  # noqa: UP007
+    return type_decoder(typing.Union[(*kinds, filler)])

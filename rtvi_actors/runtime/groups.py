@@ -93,7 +93,9 @@ class Group:
         """Raise `Rejected` where `submit` would go beyond the bound, `Dead` where the actor has stopped."""
         if self.closed:
             raise Dead(f"{self.owner.name} has stopped")
-        if len(self.queue) >= self.spec.max_queued:
+        woken = sum(worker.woken for worker in self.workers)
+        waiting, free = len(self.queue) - woken, self.spec.concurrency - self.running - woken
+        if waiting >= self.spec.max_queued and free <= 0:
             raise Rejected(f"{self.owner.name}:{self.name}", job.method)
 
     def submit(self, job: Job) -> None:

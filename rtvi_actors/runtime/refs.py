@@ -75,9 +75,10 @@ class ActorRef(pykka.ActorRef[A], Generic[A]):
 
         Raises `Dead`, `Undeclared`, `Rejected` (mailbox full) or `Fenced`.
         """
-        if self.actor_stopped.is_set():
+        mailbox = self.cell.mailbox
+        if mailbox.closed:
             raise ActorDead(f"{self} not found")
-        self.actor_inbox.post(message)  # type: ignore[attr-defined]
+        mailbox.post(message)
 
     def encode(self, message: Any) -> bytes:
         """A message as it would lie in this actor's mailbox, for a router to `forward`. Raises `Undeclared`."""
@@ -86,9 +87,10 @@ class ActorRef(pykka.ActorRef[A], Generic[A]):
 
     def forward(self, body: bytes) -> None:
         """Send what `encode` made, without decoding it on the way. Otherwise as `tell`."""
-        if self.actor_stopped.is_set():
+        mailbox = self.cell.mailbox
+        if mailbox.closed:
             raise ActorDead(f"{self} not found")
-        self.cell.mailbox.send(Letter(body))
+        mailbox.send(Letter(body))
 
     async def send(self, message: Any) -> None:
         """As `tell`, but waits while the mailbox is full. Not in synchronous handlers: they never wait."""

@@ -15,7 +15,7 @@ from rtvi_actors.errors import NameTaken, Unknown
 from rtvi_actors.runtime.actor import Cell
 from rtvi_actors.runtime.refs import ActorRef
 
-__all__ = ["ActorStatistics", "Registry", "statistics"]
+__all__ = ["ActorStatistics", "Registry", "of_cell", "statistics"]
 
 
 class ActorStatistics(msgspec.Struct, frozen=True):

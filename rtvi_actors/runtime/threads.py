@@ -172,7 +172,7 @@ class ThreadCell(Cell):
     def _still_dead(self, state: str) -> None:
         """The end, decided on the loop meanwhile, outlasts what the thread has just become."""
         with self._wake:
-            self.state = "dead" if self._finished else state
+            self.state = "dead" if self.stopped.is_set() else state
 
     def _bind_handlers(self) -> None:
         super()._bind_handlers()
@@ -226,8 +226,16 @@ class ThreadCell(Cell):
         if letter is not None and threading.current_thread() is not self._thread:
             self.abandoned += 1
             self.lost(letter, reason)
-        super().finish(reason)
         self.notify()
+        if threading.get_ident() == self.backend.thread_id:
+            super().finish(reason)
+        else:
+            # Whoever is told of the end finds the name free: all of it happens in one turn of the loop.
+            finish = super().finish
+            try:
+                self.backend.soon_from_thread(lambda: finish(reason))
+            except RuntimeError:  # the loop has ended
+                finish(reason)
 
     def lost(self, letter: Letter, reason: str) -> None:
         """As for every cell; the counters, `on_lost` and the dead letters belong to the loop's thread."""
@@ -240,15 +248,6 @@ class ThreadCell(Cell):
         except RuntimeError:  # the loop has ended
             if letter.reply is not None:
                 letter.reply.try_fail(self._unhandled(letter, reason))
-
-    def _tell_parent_stopped(self) -> None:
-        parent = self.parent
-        if parent is None:
-            return
-        if threading.get_ident() == self.backend.thread_id:
-            parent.child_stopped(self)
-        else:
-            self._on_loop(lambda: parent.child_stopped(self))
 
     def _on_loop(self, callback: Callable[[], None]) -> None:
         try:

@@ -17,7 +17,7 @@ CALL: dict[str, Any] = {"function_name": "f", "tool_call_id": "c1", "arguments":
 AUDIO: dict[str, Any] = {"sampleRate": 16000, "numChannels": 1, "base64Audio": "AAAA"}
 
 
-def decode(message_type: str, data: object) -> client.ClientPayload:
+def decode(message_type: str, data: object) -> msgspec.Struct:
     raw = None if data is None else msgspec.json.encode(data)
     return decode_payload(Envelope(message_type, "m1", raw), CLIENT[message_type])
 

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+import rtvi_actors as rtvi
+from tests.session_kit import calling
+
+pytestmark = pytest.mark.anyio
+
+
+class Ear(rtvi.Bot):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[rtvi.InputAudioRaw] = []
+
+    def on_audio(self, frame: rtvi.InputAudioRaw) -> None:
+        self.heard.append(frame)
+
+
+def text(audio: bytes) -> str:
+    return base64.b64encode(audio).decode()
+
+
+async def test_raw_audio_batches_and_binary_frames_arrive_checked_and_in_order() -> None:
+    bot = Ear()
+    async with calling(bot) as call:
+        shape = {"sampleRate": 16_000, "numChannels": 2}
+        await call.send("raw-audio", "1", {"base64Audio": text(b"aaaa"), **shape})
+        await call.send("raw-audio-batch", "2", {"base64AudioBatch": [text(b"bbbb"), "", text(b"cccc")], **shape})
+        await call.client.send_audio(b"dddd", 16_000, 2)
+        assert await call.heard() == []
+        assert bot.heard == [rtvi.InputAudioRaw(audio, 16_000, 2) for audio in (b"aaaa", b"bbbb", b"cccc", b"dddd")]
+        assert call.books.audio["delivered"] == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"base64Audio": "AAA", "sampleRate": 16_000, "numChannels": 1}, "data.base64Audio"),
+        ({"base64Audio": "AA==", "sampleRate": 16_000, "numChannels": 1}, "data.base64Audio"),
+        ({"base64Audio": "AAA=", "sampleRate": 0, "numChannels": 1}, "data.sampleRate"),
+        ({"base64Audio": "AAA=", "sampleRate": 16_000, "numChannels": 9}, "data.numChannels"),
+        ({"base64AudioBatch": ["AAA=", "!"], "sampleRate": 1, "numChannels": 1}, "data.base64AudioBatch[1]"),
+        ({"sampleRate": 16_000, "numChannels": 1}, "data.base64Audio"),
+    ],
+)
+async def test_bad_audio_is_refused_whole_by_the_name_of_its_field(data: dict[str, Any], field: str) -> None:
+    bot = Ear()
+    async with calling(bot) as call:
+        await call.send("raw-audio", "a", data)
+        (reply,) = await call.heard()
+        assert (reply["type"], reply["id"]) == ("error-response", "a")
+        assert reply["data"]["error"].endswith(f"({field})")
+        assert (bot.heard, call.books.audio["answered"]) == ([], 1)
+
+
+async def test_a_bad_binary_frame_is_told_without_id() -> None:
+    async with calling(Ear()) as call:
+        await call.client.send_audio(bytes(3))
+        (reply,) = await call.heard()
+        assert reply["type"] == "error"
+        assert "id" not in reply

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+import rtvi_actors as rtvi
+from rtvi_actors import frames
+from rtvi_actors.concern import reply_to
+from rtvi_actors.errors import InvalidData, NotRtvi, Overloaded
+from rtvi_actors.ledger import Ledger
+from rtvi_actors.protocol.server import Error, ErrorResponse
+from tests.session_kit import Call, calling, types, virtual_time
+
+pytestmark = pytest.mark.anyio
+
+
+class Deferring(rtvi.Concern):
+    """Defers its messages; ``finish`` releases the oldest, ``refuse`` refuses it, ``crash`` crashes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[rtvi.Received] = []
+
+    def on_received(self, message: rtvi.Received) -> None:
+        match message.type:
+            case "finish":
+                waiting = self.waiting.pop()
+                self.release(waiting, frames.ClientMessage(waiting.id, "done"))
+            case "refuse":
+                waiting = self.waiting.pop()
+                self.refuse(waiting, Overloaded("waiting messages", reply_id=waiting.id))
+            case "crash":
+                raise rtvi.Crash("asked for")
+            case _:
+                message.defer()
+                self.waiting.append(message)
+
+
+class Telling(rtvi.Bot):
+    async def on_client_message(self, message: rtvi.ClientMessage) -> None:
+        self.send_server_response(message)
+
+
+ACTORS = (rtvi.CustomActor("deferring", Deferring, routes=("wait", "finish", "refuse", "crash")),)
+
+
+async def open_numbers(call: Call) -> int:
+    await call.heard()
+    return call.books.conservation.open
+
+
+class TestDeferredMessages:
+    @pytest.fixture
+    def anyio_backend(self) -> tuple[str, dict[str, Any]]:
+        return virtual_time()
+
+    async def test_a_deferred_message_is_completed_later(self) -> None:
+        async with calling(Telling(), actors=ACTORS) as call:
+            await call.send("wait", "w")
+            assert await open_numbers(call) == 1
+            await call.send("finish", "f")
+            assert (await call.answer("w"))["data"]["t"] == "done"
+            await anyio.sleep(60)
+            assert await call.heard() == []
+            assert call.books.control == {"delivered": 3, "answered": 0, "dropped": 0, "dead": 0}
+            assert call.books.duplicates == 0
+
+    async def test_a_deferred_message_is_refused_later(self) -> None:
+        async with calling(Telling(), actors=ACTORS) as call:
+            await call.send("wait", "w")
+            await call.send("refuse", "f")
+            answer = await call.answer("w")
+            assert answer["data"]["error"] == "Too many waiting messages at once; try again later"
+            await anyio.sleep(60)
+            assert call.books.control == {"delivered": 2, "answered": 1, "dropped": 0, "dead": 0}
+
+    async def test_at_its_deadline_a_deferred_message_is_answered_with_an_error(self) -> None:
+        async with calling(Telling(), actors=ACTORS) as call:
+            started = anyio.current_time()
+            await call.send("wait", "w")
+            answer = await call.answer("w")
+            assert anyio.current_time() - started == pytest.approx(8.0)
+            assert answer["type"] == "error-response"
+            assert answer["data"]["error"] == "Request timed out after 8 s"
+            assert await open_numbers(call) == 0
+
+    async def test_the_deadline_survives_a_crash(self) -> None:
+        async with calling(Telling(), actors=ACTORS) as call:
+            await call.send("wait", "w")
+            await call.send("crash", "c")
+            await call.until(lambda wire: wire.get("id") == "c")
+            assert (await call.answer("w"))["type"] == "error-response"
+            assert call.books.control == {"delivered": 1, "answered": 1, "dropped": 0, "dead": 1}
+
+    async def test_the_deadline_holds_when_its_own_handler_crashes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def crash(*_: object) -> None:
+            raise ValueError("a secret")
+
+        monkeypatch.setattr(Deferring, "on_defer_expired", crash)
+        async with calling(Telling(), actors=ACTORS) as call:
+            await call.send("wait", "w")
+            assert (await call.answer("w"))["data"]["error"].startswith("Exception processing message: ")
+            assert await open_numbers(call) == 0
+
+
+async def test_what_a_crashing_handler_sent_does_not_leave() -> None:
+    class Hasty(rtvi.Concern):
+        def on_received(self, message: rtvi.Received) -> None:
+            self.link("observer").tell(frames.LLMText("never"))
+            self.release(message, frames.ClientMessage(message.id, "never"))
+            raise rtvi.Crash("after all")
+
+    async with calling(Telling(), actors=(rtvi.CustomActor("hasty", Hasty, routes=("go",)),)) as call:
+        await call.send("go", "g")
+        assert types(await call.heard()) == ["error-response"]
+        assert call.books.control == {"delivered": 1, "answered": 0, "dropped": 0, "dead": 1}
+
+
+async def test_an_asynchronous_handler_ends_its_message_too() -> None:
+    class Slow(rtvi.Concern):
+        async def on_received(self, message: rtvi.Received) -> None:
+            await anyio.lowlevel.checkpoint()
+
+    async with calling(Telling(), actors=(rtvi.CustomActor("slow", Slow, routes=("go",)),)) as call:
+        for index in range(5):
+            await call.send("go", f"g{index}")
+        assert await open_numbers(call) == 0
+        assert call.books.control["delivered"] == 6
+
+
+async def test_a_crash_before_client_ready_is_told_once() -> None:
+    class Broken(rtvi.Concern):
+        def on_received(self, message: rtvi.Received) -> None:
+            raise ValueError("a secret")
+
+    async with calling(Telling(), ready=False, actors=(rtvi.CustomActor("broken", Broken, routes=("go",)),)) as call:
+        await call.send("go", "g")
+        assert types(await call.heard()) == ["error-response"]
+
+
+def test_a_refusal_has_the_form_that_its_id_asks_for() -> None:
+    ledger = Ledger("session-x")
+    assert isinstance(reply_to(InvalidData("data", reply_id="7"), ledger), ErrorResponse)
+    assert isinstance(reply_to(InvalidData("data"), ledger), Error)
+    assert reply_to(NotRtvi(), ledger) is None

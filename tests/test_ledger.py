@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.strategies import data, integers, sampled_from
+
+from rtvi_actors.errors import InvalidData
+from rtvi_actors.ledger import Ledger, OpenRequest
+from rtvi_actors.messages import Outcome
+
+
+class Books(RuleBasedStateMachine):
+    """Messages arrive, get numbers, end, some of them twice: the equation holds after every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger("session-x", credit=8, credit_bytes=100)
+        self.sizes: list[int] = []
+        self.woken = 0
+        self.arrived = 0
+
+    @rule(size=integers(0, 60))
+    def arrive(self, size: int) -> None:
+        self.ledger.arrived(size)
+        self.sizes.append(size)
+        self.arrived += 1
+
+    @precondition(lambda self: self.sizes)
+    @rule(audio=sampled_from([True, False]))
+    def number(self, audio: bool) -> None:
+        size = self.sizes.pop(0)
+        if audio:
+            self.ledger.begin_audio((self.ledger.audio.last + 1, size))
+        else:
+            self.ledger.begin_control((self.ledger.control.last + 1, size))
+
+    @precondition(lambda self: self.sizes)
+    @rule(outcome=sampled_from(Outcome))
+    def end_without_number(self, outcome: Outcome) -> None:
+        self.ledger.end_unnumbered(outcome, self.sizes.pop(0), "why")
+
+    @precondition(lambda self: self.ledger.control.last)
+    @rule(choice=data(), outcome=sampled_from(Outcome))
+    def complete_control(self, choice: object, outcome: Outcome) -> None:
+        seq = choice.draw(integers(1, self.ledger.control.last))  # type: ignore[attr-defined]
+        self.ledger.complete_control((seq, outcome))
+
+    @precondition(lambda self: self.ledger.audio.last)
+    @rule(choice=data(), outcome=sampled_from(Outcome))
+    def complete_audio(self, choice: object, outcome: Outcome) -> None:
+        seq = choice.draw(integers(1, self.ledger.audio.last))  # type: ignore[attr-defined]
+        self.ledger.complete_audio((seq, outcome))
+
+    @precondition(lambda self: self.ledger.exhausted)
+    @rule()
+    def wait(self) -> None:
+        self.ledger.on_credit = self._wake
+
+    def _wake(self) -> None:
+        self.woken += 1
+        assert not self.ledger.exhausted
+
+    @invariant()
+    def the_equation_holds(self) -> None:
+        books = self.ledger.conservation()
+        assert books.holds
+        assert books.received == self.arrived
+        assert self.ledger.control.open_bytes == sum(self.ledger.control.open.values())
+        assert self.ledger.unread_bytes == sum(self.sizes)
+
+
+Books.TestCase.settings = settings(max_examples=60, deadline=None)
+TestBooks = Books.TestCase
+
+
+def test_a_number_ends_once_and_a_second_end_is_counted() -> None:
+    ledger = Ledger("session-x")
+    ledger.arrived()
+    ledger.begin_control((1, 0))
+    ledger.complete_control((1, Outcome.DELIVERED))
+    ledger.complete_control((1, Outcome.DEAD))
+    assert ledger.control.duplicates == 1
+    assert ledger.conservation().dead == 0
+
+
+def test_a_request_is_settled_once_and_a_late_answer_is_counted() -> None:
+    ledger = Ledger("session-x")
+    ledger.open_request((1, OpenRequest("q", "t", 0.0)))
+    assert ledger.settle(1)
+    assert not ledger.settle(1)
+    assert ledger.late_answers == 1
+
+
+def test_the_details_of_an_error_are_in_the_log_under_the_id_that_the_client_gets(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ledger = Ledger("session-x")
+    text = ledger.reply_text(InvalidData("data.t", detail="a secret"))
+    assert text == "Invalid message: session-x.1 (data.t)"
+    assert "session-x.1" in caplog.text
+    assert "a secret" in caplog.text
