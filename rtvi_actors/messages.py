@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 from msgspec import Struct
 
@@ -41,7 +41,7 @@ __all__ = [
 register_type(Json, lambda value: value.raw, Json)
 
 
-class Outcome(Enum):
+class Outcome(StrEnum):
     """How a wire message ended, once (DESIGN.md 7, Conservation)."""
 
     DELIVERED = "delivered"

@@ -53,7 +53,7 @@ def of_type(messages: Iterable[Wire], *kinds: str) -> list[Wire]:
 
 
 def virtual_time() -> tuple[str, dict[str, Any]]:
-    """A backend whose clock jumps to the next deadline whenever everybody waits: deadlines cost nothing and are exact."""
+    """A backend whose clock jumps to the next deadline when everybody waits: deadlines cost nothing and are exact."""
     return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
 
 

@@ -393,6 +393,26 @@ class TestDeadlines:
             answers = [wire for wire in await call.heard() if wire.get("id") == "it"]
             assert types(answers) == ["error-response"]
 
+    @pytest.mark.parametrize("name", ["ingress", "requests", "door", "bot", "observer", "outbound"])
+    @pytest.mark.parametrize("kind", ["sync", "hang"])
+    async def test_a_crash_on_the_request_or_on_its_answer_makes_no_second_one(self, kind: str, name: str) -> None:
+        async with calling(Oracle()) as call:
+            await call.heard()
+            cell = call.session.actor(name).cell
+            handlers, crashed = dict(cell._bound), list[Any]()
+
+            def crash(message: Any) -> None:
+                crashed.append(message)
+                raise ValueError("a secret")
+
+            cell._bound = dict.fromkeys(handlers, crash)  # of this incarnation; the next one binds its own
+            await call.ask(kind, {"name": "Rome"}, "it")
+            await anyio.sleep(60)
+            answers = [wire["type"] for wire in await call.heard() if wire.get("id") == "it"]
+            assert len(crashed) == 1
+            assert answers in (["error-response"], ["server-response"])
+            assert (call.books.open_requests, call.books.conservation.open) == (0, 0)
+
     async def test_the_deadline_holds_when_the_actor_that_keeps_it_crashes_on_it(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import struct
+from itertools import pairwise
 
 import pytest
 
@@ -22,7 +23,7 @@ def samples_of(pcm: bytes) -> tuple[int, ...]:
 def frequency_of(pcm: bytes, rate_hz: int) -> float:
     """Rising zero crossings a second, away from the filter's ends."""
     samples = samples_of(pcm)[rate_hz // 20 : -rate_hz // 20]
-    crossings = [n for n, (a, b) in enumerate(zip(samples, samples[1:], strict=False)) if a < 0 <= b]
+    crossings = [n for n, (a, b) in enumerate(pairwise(samples)) if a < 0 <= b]
     return (len(crossings) - 1) * rate_hz / (crossings[-1] - crossings[0])
 
 

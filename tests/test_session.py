@@ -428,7 +428,7 @@ async def test_on_disconnect_runs_once_when_the_host_closes() -> None:
         call.session.close("enough")
         assert await call.session.wait_closed() == "enough"
     assert bot.reasons == ["enough"]
-    with pytest.raises(rtvi.Dead):
+    with pytest.raises(rtvi.SessionClosed):
         call.session.control.interrupt_bot()
 
 

@@ -273,7 +273,8 @@ def decode_payload(envelope: Envelope, row: ClientRow) -> Struct:
         value = _decoder(row.struct).decode(envelope.data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidData(_field(str(error)), reply_id=envelope.id, detail=str(error)) from None
-    _check_kinds(value, row.kinds, envelope.id)
+    if row.kinds:
+        _check_kinds(value, row.kinds, envelope.id)
     return value
 
 
@@ -375,9 +376,12 @@ _SCALARS: Final = frozenset({str, int, bool, type(None)})
 
 def _is_simple(value: object) -> bool:
     """A scalar, or a flat dict of them: nothing in it needs a second look. Most answers are."""
-    if type(value) is dict:
-        return all(type(key) is str and type(item) in _SCALARS for key, item in value.items())
-    return type(value) in _SCALARS
+    if type(value) is not dict:
+        return type(value) in _SCALARS
+    for key, item in value.items():  # noqa: SIM110 - a generator costs more than the whole check
+        if type(key) is not str or type(item) not in _SCALARS:
+            return False
+    return True
 
 
 def _builtin(value: object) -> object:

@@ -5,7 +5,8 @@ Ingress reads the envelope and leaves `data` as it came; the concern that owns t
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NoReturn, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final, Literal, NoReturn, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -50,7 +51,7 @@ class Json:
     raw: bytes
 
     def __init__(self, raw: bytes) -> None:
-        object.__setattr__(self, "raw", raw)
+        _set_raw(self, raw)
 
     @property
     def kind(self) -> JsonKind:
@@ -76,6 +77,9 @@ class Json:
         """Names the size only: payload does not belong in a log line."""
         return f"<Json, {len(self.raw)} bytes>"
 
+
+_set_raw = cast("Callable[[Json, bytes], None]", Json.__dict__["raw"].__set__)
+"""The slot's own setter: what `__setattr__` refuses, without its cost."""
 
 NULL: Final = Json(b"null")
 EMPTY: Final = Json(b"{}")

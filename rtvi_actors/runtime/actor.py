@@ -347,6 +347,7 @@ class Cell:
         self._stops: list[ActorFuture[bool]] = []
         self._stop_replies: list[ActorFuture[Any]] = []
         self._bound: dict[type, Callable[[Any], Any]] = {}
+        """The synchronous handlers of the instance."""
         self._room: list[ActorFuture[None]] = []
         declaration = self.declaration = actor_class.declaration
         self._handled_hook = actor_class.on_handled is not AnyioActor.on_handled
@@ -358,7 +359,6 @@ class Cell:
         mailbox.overflow = actor_class.overflow
         mailbox.on_lost = self.lost
         self._decode = declaration.decode if declaration is not None else None
-        self._asynchronous = declaration.asynchronous if declaration is not None else frozenset[type]()
 
     def __repr__(self) -> str:
         return f"<Cell {self.name} {self.state}>"
@@ -436,7 +436,8 @@ class Cell:
 
     def _bind_handlers(self) -> None:
         if self.declaration is not None:
-            self._bound = {kind: getattr(self.actor, name) for kind, name in self.declaration.handlers.items()}
+            handlers, later_ones = self.declaration.handlers, self.declaration.asynchronous
+            self._bound = {kind: getattr(self.actor, name) for kind, name in handlers.items() if kind not in later_ones}
 
     def restart(self) -> bool:
         """A new instance behind the same identity. Raises what the constructor or `on_start` raised.
@@ -621,12 +622,13 @@ class Cell:
                 logger.error("%s was sent a message it cannot decode", self.name, exc_info=error)
                 self.lost(letter, "undecodable")
                 return self._commit(stage)
-            kind = type(message)
-            if kind in self._asynchronous:
-                self._start_job(Job(self.declaration.handlers[kind], (message,), letter))  # type: ignore[union-attr]
+            handler = self._bound.get(type(message))
+            if handler is None:
+                handlers = self.declaration.handlers  # type: ignore[union-attr]
+                self._start_job(Job(handlers[type(message)], (message,), letter))
                 return self._commit(stage)
             try:
-                result = self._bound[kind](message)
+                result = handler(message)
                 if self._handled_hook:
                     self.actor.on_handled(message)  # type: ignore[union-attr]
             except BaseException as error:
