@@ -171,8 +171,8 @@ class Ledger:
         self.control.complete(*end, "overflow")
         self._credit_back()
 
-    def complete_audio(self, end: tuple[int, Outcome] | tuple[int, Outcome, str]) -> None:
-        self.audio.complete(*end)
+    def complete_audio(self, end: tuple[int, Outcome]) -> None:
+        self.audio.complete(*end, "bot overflow")
 
     def configure(self, skip_tts: bool | None) -> None:
         self.skip_tts = skip_tts

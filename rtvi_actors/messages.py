@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
@@ -16,6 +17,8 @@ from rtvi_actors.runtime.actor import current_actor
 from rtvi_actors.runtime.mailbox import register_type
 
 __all__ = [
+    "AUDIO",
+    "INTERRUPTION",
     "Answer",
     "AnswerReady",
     "BotReady",
@@ -37,6 +40,11 @@ __all__ = [
     "SetClientReady",
     "Tick",
 ]
+
+AUDIO: Final = "audio"
+"""The route whose messages have a numbering of their own: audio never waits for control, nor control for audio."""
+INTERRUPTION: Final = "interruption"
+"""The type under which a binary interruption frame is routed; no RTVI message has it."""
 
 register_type(Json, lambda value: value.raw, Json)
 
@@ -80,8 +88,9 @@ class Received(Struct, frozen=True, tag=True, rename={"type": "kind"}):
         after `door_gap_s`, as any late one.
         """
         actor = current_actor()
-        if actor is not None and hasattr(actor, "defer"):
-            actor.defer(self.seq, self.id)
+        defer = getattr(actor, "defer", None)
+        if defer is not None:
+            defer(self.seq, self.id)
 
 
 class ReceivedPcm(Struct, frozen=True, tag=True):

@@ -16,16 +16,15 @@ from typing import Any, Final, cast
 
 import anyio
 import anyio.lowlevel
-import msgspec
 
 from rtvi_actors import frames
 from rtvi_actors.bot import Bot
 from rtvi_actors.commands import Commands
-from rtvi_actors.concern import Concern, reply_to
+from rtvi_actors.concern import Concern
 from rtvi_actors.concerns.audio import Audio
 from rtvi_actors.concerns.door import Door
 from rtvi_actors.concerns.handshake import Handshake
-from rtvi_actors.concerns.ingress import AUDIO, INTERRUPTION, Ingress
+from rtvi_actors.concerns.ingress import Ingress
 from rtvi_actors.concerns.observer import Observer
 from rtvi_actors.concerns.outbound import Outbound
 from rtvi_actors.concerns.playout import Playout
@@ -33,37 +32,18 @@ from rtvi_actors.concerns.requests import Requests
 from rtvi_actors.concerns.text import Text
 from rtvi_actors.concerns.tools import Tools
 from rtvi_actors.errors import (
-    ClientError,
     Dead,
     DeclarationError,
-    InvalidEnvelope,
-    NotRtvi,
     Rejected,
     SessionClosed,
     Unknown,
 )
-from rtvi_actors.ledger import Conservation, Ledger
-from rtvi_actors.messages import (
-    Answer,
-    AnswerReady,
-    BotReady,
-    DeferExpired,
-    EndSession,
-    Expire,
-    Injected,
-    Negotiated,
-    Outcome,
-    OutputConfigured,
-    Ready,
-    Received,
-    ReceivedPcm,
-    Release,
-    SetClientReady,
-)
+from rtvi_actors.ledger import Ledger
+from rtvi_actors.losses import Losses
+from rtvi_actors.messages import AUDIO, INTERRUPTION, Outcome
+from rtvi_actors.options import CustomActor, SessionOptions, SessionStatistics
 from rtvi_actors.outbox import Outbox
-from rtvi_actors.protocol.codec import decode_envelope, encode_server, to_json
-from rtvi_actors.protocol.server import SERVER, ErrorResponse, ErrorResponseData, ServerMessage, ServerResponse
-from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.protocol.codec import to_json
 from rtvi_actors.runtime.backend import waiter
 from rtvi_actors.runtime.clock import Timer
 from rtvi_actors.runtime.futures import ActorFuture
@@ -72,17 +52,13 @@ from rtvi_actors.runtime.registry import ActorStatistics, of_cell
 from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
 from rtvi_actors.streams import (
-    ClientAudio,
-    ClientInterruption,
-    ClientText,
-    Malformed,
-    ServerText,
     Transport,
     size_bytes,
 )
 
 __all__ = [
     "BACK",
+    "BUILT_IN",
     "CHILDREN",
     "LINKS",
     "ROUTES",
@@ -128,6 +104,22 @@ CHILDREN: Final = (
 )
 """In start order. References point forward in it."""
 
+BUILT_IN: Final[Mapping[str, type[Concern]]] = MappingProxyType(
+    {
+        "ingress": Ingress,
+        "handshake": Handshake,
+        "audio": Audio,
+        "text": Text,
+        "requests": Requests,
+        "tools": Tools,
+        "door": Door,
+        "playout": Playout,
+        "observer": Observer,
+        "outbound": Outbound,
+    }
+)
+"""Child → actor class; the bot is the user's."""
+
 LINKS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "ingress": ("handshake", "audio", "text", "requests", "tools", "outbound"),
@@ -150,71 +142,6 @@ BACK: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"bot": ("ingress"
 
 CUSTOM_LINKS: Final = ("door", "bot", "playout", "observer", "outbound")
 """Whom a custom actor may send to, besides what its spec adds. It stands between the concerns and the door."""
-
-
-class CustomActor(msgspec.Struct, frozen=True):
-    """An actor of the application's own in a session: an equal citizen."""
-
-    name: str
-    actor: type[AnyioActor]
-    args: tuple[Any, ...] = ()
-    routes: tuple[str, ...] = ()
-    """Client message types that it serves, own ones or those of a built-in concern, which it then replaces for them.
-    Such an actor is a `Concern`."""
-    links: tuple[str, ...] = ()
-    """Custom actors after it in the list that it may send to."""
-    on_bot: bool = False
-    """Whether the bot may send to it by its name."""
-
-
-class SessionOptions(msgspec.Struct, frozen=True):
-    """The bounds and choices of a session."""
-
-    hold_before_ready: bool = True
-    """Hold what the bot says until the client's version is known (at most 256 messages, 5 s)."""
-    request_timeout_s: float = 8.0
-    """The deadline of declared requests: under the 10 s of client-js."""
-    door_gap_s: float = 0.25
-    """How long the order waits for one message whose concern is down or late."""
-    drain_s: float = 1.0
-    """How long work may go on when the session ends."""
-    credit: int = 256
-    """Control messages that may be open before the reader stops reading."""
-    credit_bytes: int = 16 * 1024 * 1024
-    """As much as they may weigh."""
-    outbox_bytes: int = 8 * 1024 * 1024
-    """What a slow client may leave unread before the session closes."""
-    capabilities: Mapping[str, bool] = MappingProxyType({"metrics": False})
-    """bot-ready's capabilities (2.2); what is absent is unknown."""
-    actors: tuple[CustomActor, ...] = ()
-    restart_intensity: int = 20
-    """Restarts in `restart_period_s` after which the session gives up."""
-    restart_period_s: float = 10.0
-
-
-class SessionStatistics(msgspec.Struct, frozen=True):
-    """What a session has done, at one moment."""
-
-    id: str
-    conservation: Conservation
-    """All wire messages."""
-    control: Mapping[str, int]
-    audio: Mapping[str, int]
-    unnumbered: Mapping[str, int]
-    """Ended in ingress: refused, ignored, lost."""
-    dropped: Mapping[str, int]
-    """By policy."""
-    late: int
-    """Control messages that the order did not wait for."""
-    duplicates: int
-    open_requests: int
-    late_answers: int
-    client_gone: int
-    """Requests that were open when the session ended."""
-    held: int
-    sent: int
-    """Wire messages out."""
-    outbox_bytes: int
 
 
 class Control(Commands):
@@ -253,6 +180,7 @@ class Session:
         self._reader_waits = False
         self._supervisor: ActorRef[Any]
         self._refs: dict[str, ActorRef[Any]] = {}
+        self._losses = Losses(self._ledger, self._outbox, self._refs, system.timers.now)
         self.control = Control(self._refs)
 
     # -- for people ------------------------------------------------------------------------
@@ -450,6 +378,10 @@ class Session:
                 parker, outbox.wake = waiter()
                 await parker.park()
 
+    def _lost(self, receiver: str, message: Any, reason: str) -> None:
+        if self._refs and not self.closed:
+            self._losses.lost(receiver, message, reason)
+
     # -- the tree --------------------------------------------------------------------------------
 
     def _specs(self) -> Sequence[ChildSpec]:
@@ -463,29 +395,24 @@ class Session:
         messages = [name for name, route in bot.routes.items() if not route.answers]
         other = bool(bot.handlers.get("client-message"))
         about = to_json({"library": "rtvi-actors", "library_version": _version()})
-        arguments: dict[str, tuple[Any, tuple[Any, ...]]] = {
-            "ingress": (Ingress, (routes,)),
-            "handshake": (Handshake, (bot.auto_bot_ready,)),
-            "audio": (Audio, ()),
-            "text": (Text, ()),
-            "requests": (Requests, (requests, messages, other, options.request_timeout_s)),
-            "tools": (Tools, ()),
-            "door": (Door, (options.door_gap_s,)),
-            "bot": (self._bot, ()),
-            "playout": (Playout, (self._transport.playing_rate_hz,)),
-            "observer": (Observer, ()),
+        arguments: dict[str, tuple[Any, ...]] = {
+            "ingress": (routes,),
+            "handshake": (bot.auto_bot_ready,),
+            "requests": (requests, messages, other, options.request_timeout_s),
+            "door": (options.door_gap_s,),
+            "playout": (self._transport.playing_rate_hz,),
             "outbound": (
-                Outbound,
-                (
-                    self._outbox,
-                    self._transport.max_message_bytes,
-                    about,
-                    to_json(dict(options.capabilities)),
-                    options.hold_before_ready,
-                ),
+                self._outbox,
+                self._transport.max_message_bytes,
+                about,
+                to_json(dict(options.capabilities)),
+                options.hold_before_ready,
             ),
         }
-        built_in = [self._spec(name, *arguments[name], self._links(name)) for name in CHILDREN]
+        built_in = [
+            self._spec(name, BUILT_IN.get(name, self._bot), arguments.get(name, ()), self._links(name))
+            for name in CHILDREN
+        ]
         own = [self._spec(actor.name, actor.actor, actor.args, (*CUSTOM_LINKS, *actor.links)) for actor in custom]
         at = CHILDREN.index("door")
         return [*built_in[:at], *own, *built_in[at:]]
@@ -508,180 +435,6 @@ class Session:
             shutdown_s=self.options.drain_s,
             on_lost=lambda message, reason: self._lost(name, message, reason),
         )
-
-    # -- what is lost ------------------------------------------------------------------------------
-
-    def _lost(self, receiver: str, message: Any, reason: str) -> None:
-        """A message that its actor did not handle: end its number, answer the client. Runs between handlers."""
-        handler = _LOST.get(type(message))
-        if handler is not None and self._refs and not self.closed:
-            handler(self, receiver, message, reason)
-
-    def _lost_wire(self, receiver: str, message: Any, reason: str) -> None:
-        """Ingress crashed on it, before it had a number."""
-        self._ledger.end_unnumbered(Outcome.DEAD, size_bytes(message))
-        reply_id = None
-        if isinstance(message, ClientText):
-            try:
-                reply_id = decode_envelope(message.data).id
-            except NotRtvi:
-                return
-            except InvalidEnvelope as error:
-                reply_id = error.reply_id
-        self._answer_lost(_Lost(reply_id=reply_id, detail=f"{receiver}: {reason}"))
-
-    def _lost_injected(self, receiver: str, message: Injected, reason: str) -> None:
-        """Ingress crashed on what the host had it handle: as if the client had sent it."""
-        self._ledger.arrived(len(message.data))
-        self._lost_wire(receiver, ClientText(message.data), reason)
-
-    def _lost_received(self, receiver: str, message: Received | ReceivedPcm, reason: str) -> None:
-        """A concern crashed on it: the door is told, the client gets an error."""
-        reply_id = message.id if isinstance(message, Received) and message.type != INTERRUPTION else None
-        outcome = Outcome.DROPPED if reason == "overflow" else Outcome.DEAD
-        if receiver == AUDIO:
-            self._ledger.audio.complete(message.seq, outcome, "audio overflow")
-        else:
-            self._refs["door"].tell(Release(message.seq, outcome, (), reply_id or ""))
-        if receiver != AUDIO or reason != "overflow":
-            self._answer_lost(_Lost(reply_id=reply_id, detail=f"{receiver}: {reason}"))
-
-    def _lost_release(self, receiver: str, message: Release, reason: str) -> None:
-        """The door crashed on it: its number still ends, and a client that waits for something hears of it."""
-        detail = f"{receiver}: {reason}"
-        if message.seq in self._ledger.requests:
-            self._fail_request(message.seq, message.id, detail)
-        elif message.frames:
-            self._answer_lost(_Lost(reply_id=message.id or None, detail=detail))
-        if message.frames or message.outcome is not Outcome.DEAD:
-            self._refs["door"].tell(Release(message.seq, Outcome.DEAD, (), message.id))
-        else:
-            self._ledger.complete_control((message.seq, Outcome.DEAD))
-
-    def _lost_request(self, receiver: str, message: frames.Request, reason: str) -> None:
-        """The bot crashed on a request, or on a message that expects no answer."""
-        if message.token:
-            self._fail_request(message.token, message.msg_id, f"{receiver}: {reason}")
-
-    def _lost_answer(self, receiver: str, message: Answer, reason: str) -> None:
-        """An actor on the way out crashed on an answer: the request is answered all the same."""
-        if receiver != "outbound":
-            self._refs["outbound"].tell(message)
-        elif self._ledger.settle(message.token):
-            self._answer_past_outbound(message.message.id, f"{receiver}: {reason}")
-
-    def _lost_message(self, receiver: str, message: ServerMessage, reason: str) -> None:
-        """One that is ready as it is needs no observer; where outbound crashed on an answer, the client waits for
-        it."""
-        if receiver != "outbound":
-            self._refs["outbound"].tell(message)
-        elif isinstance(message, ServerResponse | ErrorResponse):
-            self._answer_past_outbound(message.id, f"{receiver}: {reason}")
-
-    def _lost_end(self, receiver: str, message: EndSession, reason: str) -> None:
-        """Whoever crashed on it, the session is to end."""
-        if receiver != "outbound":
-            self._refs["outbound"].tell(message)
-        else:
-            self._outbox.close(message.reason)
-
-    def _lost_end_task(self, receiver: str, message: frames.EndTask, reason: str) -> None:
-        """The bot crashed when it was asked to end."""
-        self._refs["observer"].tell(EndSession("ended by the client"))
-
-    def _lost_expire(self, receiver: str, message: Expire, reason: str) -> None:
-        """Requests crashed on a deadline: it holds all the same."""
-        now_s = self.system.timers.now()
-        for token, request in self._ledger.requests.items():
-            if request.due_s <= now_s:
-                self._fail_request(token, request.msg_id, f"{receiver}: {reason}")
-
-    def _lost_deferred(self, receiver: str, message: DeferExpired, reason: str) -> None:
-        """A custom actor crashed on the deadline of a message that it had deferred."""
-        if message.seq in self._ledger.control.open:
-            self._answer_lost(_Lost(reply_id=message.id or None, detail=f"{receiver}: {reason}"))
-            self._refs["door"].tell(Release(message.seq, Outcome.DEAD, (), message.id))
-
-    def _lost_state(self, receiver: str, message: Any, reason: str) -> None:
-        """State that the receiver's next incarnation must have, or an answer that the client's connect() waits for:
-        again. What crashes every incarnation ends at the restart limit."""
-        self._refs[receiver].tell(message)
-
-    def _lost_interruption(self, receiver: str, message: frames.Interruption, reason: str) -> None:
-        """The bot crashed on it, which has cancelled its turn: silence is what the user wants all the more."""
-        if receiver == "bot":
-            self._refs["playout"].tell(message)
-        if receiver != "observer":
-            self._refs["observer"].tell(message)
-
-    def _lost_configure(self, receiver: str, message: frames.LLMConfigureOutput, reason: str) -> None:
-        """The bot crashed on it; its next incarnation finds it in the ledger."""
-        self._ledger.configure(message.skip_tts)
-
-    def _answer_past_outbound(self, msg_id: str, detail: str) -> None:
-        """The last resort: an error-response that needs no actor any more."""
-        text = f"Exception processing message: {self._ledger.error_id(detail)}"
-        reply = ErrorResponse(id=msg_id, data=ErrorResponseData(text))
-        self._outbox.put(ServerText(encode_server(reply)))
-
-    def _lost_ready(self, receiver: str, message: Ready, reason: str) -> None:
-        """The observer crashed on what it only forwards: it leaves all the same."""
-        self._refs["outbound"].forward(message.body)
-
-    def _lost_frame(self, receiver: str, message: Any, reason: str) -> None:
-        """The bot crashed on a frame: it was delivered, but the client should hear that nothing will come of it."""
-        reply_id = getattr(message, "msg_id", None) or None
-        self._answer_lost(_Lost(reply_id=reply_id, detail=f"{receiver}: {reason}"))
-
-    def _fail_request(self, token: int, msg_id: str, detail: str) -> None:
-        text = f"Exception processing message: {self._ledger.error_id(detail)}"
-        reply = ErrorResponse(id=msg_id, data=ErrorResponseData(text))
-        self._refs["outbound"].tell(Answer(token, reply))
-
-    def _answer_lost(self, error: ClientError) -> None:
-        reply = reply_to(error, self._ledger)
-        if reply is not None:
-            self._refs["outbound"].tell(reply)
-
-
-class _Lost(ClientError):
-    """The client's message was lost to a crash."""
-
-    def reply_text(self, error_id: str) -> str | None:
-        return f"Exception processing message: {error_id}"
-
-
-_LOST: Final[Mapping[type[Any], Callable[[Session, str, Any, str], None]]] = MappingProxyType(
-    {
-        ClientText: Session._lost_wire,
-        ClientAudio: Session._lost_wire,
-        ClientInterruption: Session._lost_wire,
-        Malformed: Session._lost_wire,
-        Received: Session._lost_received,
-        Injected: Session._lost_injected,
-        ReceivedPcm: Session._lost_received,
-        Release: Session._lost_release,
-        Expire: Session._lost_expire,
-        DeferExpired: Session._lost_deferred,
-        Negotiated: Session._lost_state,
-        AnswerReady: Session._lost_state,
-        BotReady: Session._lost_state,
-        SetClientReady: Session._lost_state,
-        OutputConfigured: Session._lost_state,
-        EndSession: Session._lost_end,
-        Answer: Session._lost_answer,
-        Ready: Session._lost_ready,
-        **dict.fromkeys(SERVER.values(), Session._lost_message),
-        frames.Request: Session._lost_request,
-        frames.LLMMessagesAppend: Session._lost_frame,
-        frames.ClientMessage: Session._lost_frame,
-        frames.FunctionCallResult: Session._lost_frame,
-        frames.Interruption: Session._lost_interruption,
-        frames.LLMConfigureOutput: Session._lost_configure,
-        frames.EndTask: Session._lost_end_task,
-    }
-)
-"""What the loss of a message means. What is not here is counted as a dead letter and means nothing to the client."""
 
 
 def _named(counts: Mapping[Outcome, int]) -> Mapping[str, int]:

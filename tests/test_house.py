@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from rtvi_actors import session
-from rtvi_actors.concerns import ingress
+from rtvi_actors import messages, session
 from rtvi_actors.protocol.client import CLIENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,16 +21,22 @@ TESTS = ROOT / "tests"
 RANKS: dict[str, int] = {
     "errors": 0,
     **dict.fromkeys(("protocol", "runtime"), 1),
-    **dict.fromkeys(("streams", "frames", "messages", "resampling", "ledger", "outbox", "concern"), 2),
+    **dict.fromkeys(("streams", "frames", "messages", "resampling", "ledger", "outbox", "concern", "options"), 2),
     **dict.fromkeys(("concerns", "transports"), 3),
-    **dict.fromkeys(("commands", "bot"), 4),
+    **dict.fromkeys(("losses", "commands", "bot"), 4),
     "session": 5,
     **dict.fromkeys(("adapters", "inspection"), 6),
     **dict.fromkeys(("client", "testing", "web", "server", "cli", ""), 7),
 }
 """Room → rank; "" is `rtvi_actors/__init__.py`."""
 
-NOT_BELOW: dict[str, tuple[int, ...]] = {"bot": (3,), "commands": (3,), "inspection": (3,), "adapters": (3,)}
+NOT_BELOW: dict[str, tuple[int, ...]] = {
+    "bot": (3,),
+    "commands": (3,),
+    "losses": (3,),
+    "inspection": (3,),
+    "adapters": (3,),
+}
 """Rooms that may not import all that is below them: they talk to actors by name and through messages."""
 
 ORDERS: dict[str, tuple[str, ...]] = {
@@ -58,8 +63,8 @@ ORDERS: dict[str, tuple[str, ...]] = {
     "concerns": (),
     "transports": ("frames_pb2", "serializers"),
     "": (
-        *("streams", "frames", "messages", "resampling", "ledger", "outbox", "concern"),
-        *("commands", "bot"),
+        *("streams", "frames", "messages", "resampling", "ledger", "outbox", "concern", "options"),
+        *("losses", "commands", "bot"),
         *("client", "testing", "web", "server", "cli", ""),
     ),
 }
@@ -80,7 +85,7 @@ EXTRAS = (
 )
 
 GENERATED = {"transports.frames_pb2"}
-DECLARATIONS = {"frames", "messages", "streams"}
+DECLARATIONS = {"frames", "messages", "options", "streams"}
 """Modules of Structs and Protocols: what they declare is tested where it is used."""
 NO_MODULE = {"test_examples.py", "test_fuzz.py", "test_house.py", "test_readme.py", "test_restart.py"}
 """Tests of the whole, at the top of tests/."""
@@ -253,7 +258,7 @@ def test_importing_the_package_imports_no_extra() -> None:
 
 
 def test_every_client_message_type_is_routed_to_a_child() -> None:
-    assert set(session.ROUTES) == {*CLIENT, ingress.INTERRUPTION}
+    assert set(session.ROUTES) == {*CLIENT, messages.INTERRUPTION}
     assert set(session.ROUTES.values()) <= set(session.CHILDREN)
     assert set(session.ROUTES.values()) <= set(session.LINKS["ingress"])
 
@@ -292,7 +297,7 @@ def _linked(child: str) -> set[str]:
     modules = ("bot", "commands") if child == "bot" else (f"concerns.{child}",)
     names: set[str] = set()
     for module in modules:
-        constants = _constants(TREES[module])
+        constants = {**_constants(TREES["messages"]), **_constants(TREES[module])}
         own_end = any(isinstance(node, ast.FunctionDef) and node.name == "_end" for node in ast.walk(TREES[module]))
         for name, argument in _calls(TREES[module]):
             if name in ("link", "_to"):
@@ -314,8 +319,10 @@ def _constants(tree: ast.Module) -> dict[str, str]:
     return {
         target.id: node.value.value
         for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        for target in node.targets
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name)
     }
 

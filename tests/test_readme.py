@@ -14,7 +14,7 @@ from rtvi_actors import cli, session
 from rtvi_actors.bot import EVENTS
 from rtvi_actors.client import RtviClient
 from rtvi_actors.commands import Commands
-from rtvi_actors.concerns.ingress import INTERRUPTION
+from rtvi_actors.messages import INTERRUPTION
 from tests.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent

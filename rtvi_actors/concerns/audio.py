@@ -49,7 +49,7 @@ class Audio(BuiltIn):
                 bot.tell(InputAudioRaw(chunk.audio, chunk.sample_rate, chunk.num_channels))
         except (Rejected, Dead):
             rollback()
-            self.later(self.ledger.complete_audio, (seq, Outcome.DROPPED, "bot overflow"))
+            self.later(self.ledger.complete_audio, (seq, Outcome.DROPPED))
         else:
             self.later(self.ledger.complete_audio, (seq, Outcome.DELIVERED))
 

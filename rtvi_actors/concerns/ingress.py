@@ -10,17 +10,12 @@ from collections.abc import Mapping
 
 from rtvi_actors.concern import BuiltIn, reply_to
 from rtvi_actors.errors import ClientError, Dead, InvalidEnvelope, NotRtvi, Overloaded, Rejected, UnsupportedType
-from rtvi_actors.messages import Injected, Outcome, Received, ReceivedPcm
+from rtvi_actors.messages import AUDIO, INTERRUPTION, Injected, Outcome, Received, ReceivedPcm
 from rtvi_actors.protocol.codec import decode_envelope
 from rtvi_actors.protocol.envelope import Envelope
 from rtvi_actors.streams import ClientAudio, ClientInterruption, ClientText, Malformed
 
-__all__ = ["AUDIO", "INTERRUPTION", "Ingress"]
-
-AUDIO = "audio"
-"""The route whose messages have a numbering of their own: audio never waits for control, nor control for audio."""
-INTERRUPTION = "interruption"
-"""The type under which a binary interruption frame is routed; no RTVI message has it."""
+__all__ = ["Ingress"]
 
 
 class Ingress(BuiltIn):
