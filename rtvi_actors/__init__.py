@@ -70,7 +70,8 @@ from rtvi_actors.frames import (
 )
 from rtvi_actors.messages import Received
 from rtvi_actors.protocol.envelope import Json
-from rtvi_actors.runtime.actor import AnyioActor, DeadLetter
+from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.runtime.cell import DeadLetter
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import GroupSpec
 from rtvi_actors.runtime.refs import ActorRef

@@ -50,6 +50,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "declare",
         "groups",
         "refs",
+        "cell",
         "actor",
         "dispatcher",
         "supervisor",
@@ -72,7 +73,8 @@ ORDERS: dict[str, tuple[str, ...]] = {
 those that are: `serializers` has the two dialects that all transports share, and it is no transport."""
 
 EXCEPTIONS = {
-    ("runtime.refs", "runtime.actor"): "a reference and its cell name each other's types; nothing at run time"
+    ("runtime.refs", "runtime.cell"): "a reference and its cell name each other's types; nothing at run time",
+    ("runtime.cell", "runtime.actor"): "so do a cell and its actor",
 }
 
 CORE = {"anyio", "msgspec", "pykka"}

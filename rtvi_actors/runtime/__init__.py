@@ -10,7 +10,8 @@ The files, each importing only those above it::
     declare      an actor's messages, from its annotations
     groups       asynchronous handlers, in tasks of the actor's own
     refs         pykka's reference, to what stays over a crash
-    actor        AnyioActor, and the cell behind it
+    cell         what stays of an actor over its crashes
+    actor        AnyioActor, what people write
     dispatcher   the shared run queue
     supervisor   child specs, one_for_one, restart limit
     registry     names and statistics

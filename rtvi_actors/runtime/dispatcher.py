@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from rtvi_actors.errors import Rejected
-from rtvi_actors.runtime.actor import Cell
 from rtvi_actors.runtime.backend import Backend
+from rtvi_actors.runtime.cell import Cell
 from rtvi_actors.runtime.mailbox import Letter
 
 __all__ = ["BATCH", "BRIDGE_MAX", "BUDGET", "Dispatcher"]

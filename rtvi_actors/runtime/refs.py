@@ -18,7 +18,7 @@ from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.mailbox import Letter, register_type
 
 if TYPE_CHECKING:
-    from rtvi_actors.runtime.actor import Cell
+    from rtvi_actors.runtime.cell import Cell
 
 __all__ = ["ASK_TIMEOUT_S", "ActorDead", "ActorRef", "ActorTimeout", "ref_of"]
 

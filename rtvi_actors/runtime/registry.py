@@ -12,7 +12,7 @@ import msgspec
 import pykka
 
 from rtvi_actors.errors import NameTaken, Unknown
-from rtvi_actors.runtime.actor import Cell
+from rtvi_actors.runtime.cell import Cell
 from rtvi_actors.runtime.refs import ActorRef
 
 __all__ = ["ActorStatistics", "Registry", "of_cell", "statistics"]

@@ -17,7 +17,8 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from rtvi_actors.errors import StartFailed, Unknown
-from rtvi_actors.runtime.actor import AnyioActor, Cell, Stop
+from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.runtime.cell import Cell, Stop
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.refs import ActorRef
 

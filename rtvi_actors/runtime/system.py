@@ -18,8 +18,9 @@ import anyio
 import anyio.lowlevel
 
 from rtvi_actors.errors import Crash, NoSystem, WouldBlock
-from rtvi_actors.runtime.actor import AnyioActor, Cell, DeadLetter, Inject, Stop, make_cell, set_host
+from rtvi_actors.runtime.actor import AnyioActor, make_cell, set_host
 from rtvi_actors.runtime.backend import Backend, loops_own, on_event_loop, open_backend
+from rtvi_actors.runtime.cell import Cell, DeadLetter, Inject, Stop
 from rtvi_actors.runtime.clock import Timers
 from rtvi_actors.runtime.context import LOCAL
 from rtvi_actors.runtime.dispatcher import Dispatcher

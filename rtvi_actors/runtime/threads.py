@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from rtvi_actors.errors import DeclarationError, Fenced
-from rtvi_actors.runtime.actor import AnyioActor, Cell, Host, Inject, Stop
+from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.runtime.cell import Cell, Host, Inject, Stop
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import Job
 from rtvi_actors.runtime.mailbox import Letter, Mailbox

@@ -11,7 +11,7 @@ import pytest
 
 from rtvi_actors.errors import AskTimeout, Dead, DeclarationError, HandlerFailed, Rejected, StartFailed
 from rtvi_actors.runtime import supervisor
-from rtvi_actors.runtime.actor import DeadLetter
+from rtvi_actors.runtime.cell import DeadLetter
 from rtvi_actors.runtime.groups import GroupSpec
 from rtvi_actors.runtime.mailbox import Overflow
 from rtvi_actors.runtime.refs import ActorRef
