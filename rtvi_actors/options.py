@@ -74,6 +74,9 @@ class SessionStatistics(msgspec.Struct, frozen=True):
     client_gone: int
     """Requests that were open when the session ended."""
     held: int
+    """Messages that wait for the client's version."""
+    hold_dropped: int
+    """Those that were too many to hold."""
     sent: int
     """Wire messages out."""
     outbox_bytes: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Any, Final, cast
@@ -36,16 +36,17 @@ from rtvi_actors.errors import (
     DeclarationError,
     Rejected,
     SessionClosed,
+    StartFailed,
     Unknown,
 )
 from rtvi_actors.ledger import Ledger
 from rtvi_actors.losses import Losses
-from rtvi_actors.messages import AUDIO, INTERRUPTION, Outcome
+from rtvi_actors.messages import AUDIO, INTERRUPTION, Answer, Outcome
 from rtvi_actors.options import CustomActor, SessionOptions, SessionStatistics
 from rtvi_actors.outbox import Outbox
 from rtvi_actors.protocol.codec import to_json
+from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData
 from rtvi_actors.runtime.backend import waiter
-from rtvi_actors.runtime.clock import Timer
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.registry import ActorStatistics, of_cell
@@ -173,8 +174,11 @@ class Session:
         )
         self._outbox = Outbox(options.outbox_bytes)
         self._outbox.on_close = self._closing
+        self._reading = anyio.CancelScope()
         self._sending = anyio.CancelScope()
-        self._sending_ends: Timer | None = None
+        self._client_left = False
+        self._over = False
+        """Nothing that happens from now on concerns the client."""
         self._bot = bot
         self._closed: ActorFuture[str] = ActorFuture()
         self._reader_waits = False
@@ -193,10 +197,11 @@ class Session:
 
     @property
     def closed(self) -> bool:
+        """Whether the session is to end: nothing more is read, and leaving the block ends it."""
         return self._closed.done()
 
     async def wait_closed(self) -> str:
-        """Wait until the session is over; returns the reason."""
+        """Wait until the session is to end; returns the reason. Then leave the block: that lets work drain."""
         return await self._closed
 
     @property
@@ -213,7 +218,7 @@ class Session:
         self._ledger.client_ready.try_set(False)
 
     def close(self, reason: str = "closed by the host") -> None:
-        """End the session when what was emitted has left. Loop thread."""
+        """End the session: `wait_closed` returns, and what was emitted leaves as the block is left. Loop thread."""
         self._outbox.close(reason)
 
     def statistics(self) -> SessionStatistics:
@@ -232,6 +237,7 @@ class Session:
             late_answers=ledger.late_answers,
             client_gone=ledger.client_gone,
             held=len(outbox.held),
+            hold_dropped=outbox.hold_dropped,
             sent=outbox.sent,
             outbox_bytes=outbox.size_bytes,
         )
@@ -245,75 +251,115 @@ class Session:
 
         Timers that are set do not count. For tests and tools.
         """
-        quiet = turns = 0
-        while quiet < 3:
+        await self._until(self._is_quiet)
+
+    async def _until(self, test: Callable[[], bool]) -> None:
+        """Wait until `test` holds at three turns of the loop in a row."""
+        held = turns = 0
+        while held < 3:
             turns += 1
             # Nearly always a few turns of the loop; what takes longer is waited for without a busy loop.
             await (anyio.lowlevel.checkpoint() if turns < 256 else anyio.sleep(0.002))
-            quiet = quiet + 1 if self._is_quiet() else 0
+            held = held + 1 if test() else 0
 
     def _is_quiet(self) -> bool:
-        if not self.closed and (self._ledger.unread or len(self._outbox) or not self._reader_waits):
-            return False
-        return all(_cell_is_quiet(ref) for ref in self._refs.values())
+        sent = self._outbox.finished or not len(self._outbox)
+        return self._reader_waits and sent and self._work_is_done()
+
+    def _work_is_done(self) -> bool:
+        return not self._ledger.unread and all(_cell_is_quiet(ref) for ref in self._refs.values())
 
     # -- life --------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Session]:
-        """Start the actors and the two tasks; on exit, drain and stop them."""
-        self._supervisor = self.system.spawn(
-            Supervisor,
-            self._specs(),
-            intensity=self.options.restart_intensity,
-            period_s=self.options.restart_period_s,
-            on_escalate=self._escalated,
-            name=self.id,
-        )
+        """Start the actors and the two tasks; on exit, drain and stop them.
+
+        The two tasks are the system's, not the host's: a host that is cancelled or fails still has what was emitted
+        sent.
+        """
+        self._supervisor = self._start_actors()
         self._refs.update({ref.name.partition("/")[2]: ref for ref in self._supervisor_actor().children()})
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._read)
-            tasks.start_soon(self._write)
-            try:
-                yield self
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self._shut_down()
-                tasks.cancel_scope.cancel()
+        reader = self.system.run_async(self._read)
+        writer = self.system.run_async(self._write)
+        try:
+            yield self
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._shut_down(reader, writer)
+
+    def _start_actors(self) -> ActorRef[Any]:
+        options = self.options
+        try:
+            return self.system.spawn(
+                Supervisor,
+                self._specs(),
+                intensity=options.restart_intensity,
+                period_s=options.restart_period_s,
+                on_escalate=self._escalated,
+                name=self.id,
+            )
+        except StartFailed as error:
+            # The supervisor did not start because a child did not: that is what the host should read.
+            child = error.__cause__
+            if isinstance(child, StartFailed):
+                raise child from child.__cause__
+            raise
 
     def _supervisor_actor(self) -> Supervisor:
         return cast("Supervisor", self._supervisor.cell.actor)
 
-    async def _shut_down(self) -> None:
-        """The reader has stopped or is void; work drains; open requests are counted; on_disconnect; children stop."""
+    async def _shut_down(self, reader: ActorFuture[None], writer: ActorFuture[None]) -> None:
+        """Reading stops, work drains, open requests are answered, what was emitted leaves, the actors stop (DESIGN.md
+        4)."""
         self._outbox.close("closed by the host")
-        with anyio.move_on_after(self.options.drain_s):
-            await self._closed
-        self._end("client too slow")  # unless the writer has said why
         reason = self._closed.result()
+        self._reading.cancel()
+        await reader
         bot = self._refs["bot"]
         with anyio.move_on_after(self.options.drain_s):
-            if bot.is_alive():
+            with suppress(Dead, Rejected):  # a bot that is given up, or buried in mail, cannot be told
                 bot.tell(frames.ClientDisconnected(reason))
-            await self.idle()
-        for token in list(self._ledger.requests):
-            self._ledger.settle(token)
-            self._ledger.client_gone += 1
+            await self._until(self._work_is_done)
+        await self._answer_open_requests()
+        self._over = True
+        self._outbox.finish()
+        with anyio.move_on_after(self.options.drain_s):
+            await writer
+        self._sending.cancel()
+        await writer
         if self._supervisor.is_alive():
             await self._supervisor_actor().stop_children()
             await self.system.stop(self._supervisor, 0.0)
         await self._transport.aclose(reason)
 
-    def _end(self, reason: str) -> None:
-        self._closed.try_set(reason)
+    async def _answer_open_requests(self) -> None:
+        """A client that is still there hears that nothing will come; one that has left is counted."""
+        outbound = self._refs["outbound"]
+        for token, request in list(self._ledger.requests.items()):
+            data = ErrorResponseData("The session has ended")
+            try:
+                if not self._client_left:
+                    outbound.tell(Answer(token, ErrorResponse(id=request.msg_id, data=data)))
+                    continue
+            except (Dead, Rejected):
+                logger.warning("%s: outbound is gone before request %d was answered", self.id, token)
+            self._ledger.settle(token)
+            self._ledger.client_gone += 1
+        with anyio.move_on_after(self.options.drain_s):
+            await self._until(lambda: _cell_is_quiet(outbound))
 
     def _closing(self) -> None:
-        """The session is to close: a client that does not read gets `drain_s` to take what is left, one that is beyond
-        its budget nothing."""
+        """The session is to end. One whose client is beyond its budget sends nothing more."""
+        self._closed.try_set(self._outbox.closing)
         if self._outbox.overrun:
             self._sending.cancel()
-        else:
-            self._sending_ends = self.system.timers.after(self.options.drain_s, self._sending.cancel)
+        if self._ledger.on_credit is not None:
+            self._ledger.on_credit()
+
+    def _leaves(self) -> None:
+        self._client_left = True
+        self._outbox.close("client disconnected")
 
     def _escalated(self, child: str, error: BaseException) -> None:
         """The supervisor has given up on a child: the session cannot keep its promises any more."""
@@ -322,64 +368,68 @@ class Session:
     # -- the two tasks -------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Transport → ingress, as long as there is credit."""
-        ledger, receive = self._ledger, self._transport.receive
-        ingress = self._refs["ingress"]
-        count = 0
+        """Transport → ingress, as long as there is credit, until the session is to end."""
         try:
-            while not self._outbox.closing:
-                if ledger.exhausted:
-                    parker, ledger.on_credit = waiter()
-                    await parker.park()
-                    continue
-                self._reader_waits = True
-                wire = await receive()
-                self._reader_waits = False
-                if self._outbox.closing is not None:
-                    return
-                ledger.arrived(size_bytes(wire))
-                try:
-                    ingress.tell(wire)
-                except Rejected:  # what the host injects is not under the credit
-                    await ingress.send(wire)
-                count += 1
-                if not count % 64:  # a transport with a full queue never waits: let the actors run
-                    await anyio.lowlevel.checkpoint()
+            with self._reading:
+                await self._read_all()
         except anyio.EndOfStream:
-            self._end("client disconnected")
-            self._outbox.close("client disconnected")
+            self._leaves()
+        except Exception:  # a transport's own fault; the contract knows EndOfStream alone
+            logger.exception("%s: the transport failed to receive", self.id)
+            self._outbox.close("transport failed")
         finally:
             self._reader_waits = True
 
+    async def _read_all(self) -> None:
+        ledger, receive = self._ledger, self._transport.receive
+        ingress = self._refs["ingress"]
+        count = 0
+        while not self._closed.done():
+            if ledger.exhausted:
+                parker, ledger.on_credit = waiter()
+                await parker.park()
+                continue
+            self._reader_waits = True
+            wire = await receive()
+            self._reader_waits = False
+            if self._closed.done():
+                return
+            ledger.arrived(size_bytes(wire))
+            try:
+                ingress.tell(wire)
+            except Rejected:  # what the host injects is not under the credit
+                await ingress.send(wire)
+            count += 1
+            if not count % 64:  # a transport with a full queue never waits: let the actors run
+                await anyio.lowlevel.checkpoint()
+
     async def _write(self) -> None:
-        """Outbox → transport. Ends when the outbox is closed and empty."""
-        outbox = self._outbox
+        """Outbox → transport. Ends when the outbox is finished and empty, or when the client takes no more."""
         try:
             with self._sending:
-                await self._send_all()
-            self._end("client too slow")  # unless all has been sent
+                await self._write_all()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            outbox.close("client disconnected")
-            self._end("client disconnected")
+            self._leaves()
+        except Exception:  # a transport's own fault; the contract knows the two above alone
+            logger.exception("%s: the transport failed to send", self.id)
+            self._outbox.close("transport failed")
         finally:
-            if self._sending_ends is not None:
-                self._sending_ends.cancel()
+            self._outbox.abandon()
 
-    async def _send_all(self) -> None:
+    async def _write_all(self) -> None:
         outbox, send = self._outbox, self._transport.send
         while True:
             batch = outbox.take()
-            if batch and not outbox.overrun:
+            if batch:
                 await send(batch)
-            elif outbox.closing is not None:
-                self._end(outbox.closing)
+            elif outbox.finished:
                 return
             else:
                 parker, outbox.wake = waiter()
                 await parker.park()
 
     def _lost(self, receiver: str, message: Any, reason: str) -> None:
-        if self._refs and not self.closed:
+        if self._refs and not self._over:
             self._losses.lost(receiver, message, reason)
 
     # -- the tree --------------------------------------------------------------------------------

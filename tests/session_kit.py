@@ -47,6 +47,11 @@ def types(messages: Iterable[Wire]) -> list[str]:
     return [str(wire["type"]) for wire in messages]
 
 
+def texts(wires: Iterable[WireOut]) -> list[Wire]:
+    """The messages among what has been sent; audio is left out."""
+    return [json.loads(wire.data) for wire in wires if isinstance(wire, ServerText)]
+
+
 def of_type(messages: Iterable[Wire], *kinds: str) -> list[Wire]:
     """Those of these types."""
     return [wire for wire in messages if wire["type"] in kinds]
@@ -112,7 +117,7 @@ class Call:
     def _texts(self, wires: Iterable[WireOut]) -> list[Wire]:
         wires = list(wires)
         self.audio += [wire for wire in wires if isinstance(wire, ServerAudio)]
-        return [json.loads(wire.data) for wire in wires if isinstance(wire, ServerText)]
+        return texts(wires)
 
     # -- what the books say --------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from rtvi_actors.outbox import Outbox
+from rtvi_actors.outbox import SLICE_BYTES, Outbox
 from rtvi_actors.streams import ServerAudio, ServerText
 
 TEXT = ServerText(b"12345")
@@ -13,7 +13,32 @@ def test_what_was_put_is_taken_in_order_at_once() -> None:
         outbox.put(message)
     assert outbox.size_bytes == 20
     assert outbox.take() == [TEXT, AUDIO, TEXT]
-    assert (len(outbox), outbox.size_bytes, outbox.sent) == (0, 0, 3)
+    assert (len(outbox), outbox.size_bytes, outbox.sent) == (0, 20, 3)  # on its way is not yet gone
+    assert outbox.take() == []
+    assert outbox.size_bytes == 0
+
+
+def test_the_writer_takes_a_slice_so_that_the_rest_can_still_be_voided() -> None:
+    outbox = Outbox()
+    half = ServerAudio(bytes(SLICE_BYTES // 2), 24_000, 1)
+    for message in (half, half, half, TEXT):
+        outbox.put(message)
+    assert outbox.take() == [half, half]
+    assert outbox.drop_audio() == 1
+    assert outbox.size_bytes == SLICE_BYTES + 5
+    assert outbox.take() == [TEXT]
+    large = ServerText(bytes(2 * SLICE_BYTES))
+    outbox.put(large)
+    assert outbox.take() == [large]
+
+
+def test_what_comes_when_the_writer_has_ended_goes_nowhere() -> None:
+    outbox = Outbox(12)
+    outbox.put(TEXT)
+    outbox.abandon()
+    for _ in range(5):
+        outbox.put(TEXT)
+    assert (len(outbox), outbox.size_bytes, outbox.closing) == (0, 0, None)
 
 
 def test_the_writer_is_woken_once_for_what_it_waits_for() -> None:

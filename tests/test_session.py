@@ -12,7 +12,7 @@ from rtvi_actors import frames
 from rtvi_actors.runtime.groups import GroupSpec
 from rtvi_actors.session import BACK, CHILDREN, LINKS, ROUTES
 from rtvi_actors.transports import memory
-from tests.session_kit import Frame, calling, message, of_type, types, virtual_time
+from tests.session_kit import Frame, calling, message, of_type, texts, types, virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -307,7 +307,7 @@ async def test_a_bot_that_ends_the_call_of_a_client_that_does_not_read_is_not_he
         for _ in range(20):
             call.session.control.send_server_message("x")
         call.session.control.end()
-        assert await call.session.wait_closed() == "client too slow"
+        assert await call.session.wait_closed() == "ended by the bot"
 
 
 async def test_a_stuck_bot_refuses_what_it_has_no_room_for_and_stays_bounded() -> None:
@@ -458,6 +458,89 @@ async def test_requests_that_are_open_at_the_end_are_counted() -> None:
     assert (call.books.client_gone, call.books.open_requests) == (1, 0)
 
 
+class Deliberate(rtvi.Bot):
+    """Answers when it is let; says goodbye."""
+
+    def __init__(self, gate: anyio.Event) -> None:
+        super().__init__(gate)
+        self._gate = gate
+
+    @rtvi.request("slow")
+    async def slow(self) -> str:
+        await self._gate.wait()
+        return "done"
+
+    async def on_disconnect(self, reason: str) -> None:
+        self.send_server_message(["goodbye", reason])
+        self._gate.set()
+
+
+async def test_a_request_in_flight_at_the_end_is_answered_and_what_on_disconnect_says_leaves() -> None:
+    server, client = memory.pair()
+    bot = Deliberate(anyio.Event())
+    async with rtvi.open_session(bot, server) as session:
+        await client.send_text(message("client-ready", "r", {"version": "2.2.0"}))
+        await client.send_text(message("client-message", "q", {"t": "slow"}))
+        while not session.statistics().open_requests:
+            await anyio.lowlevel.checkpoint()
+    sent = texts(client.drain())
+    assert of_type(sent, "server-message")[0]["data"] == ["goodbye", "closed by the host"]
+    assert of_type(sent, "server-response")[0]["data"] == {"t": "slow", "d": "done"}
+    assert session.statistics().client_gone == 0
+
+
+async def test_a_request_that_outlasts_the_drain_is_refused_before_the_connection_closes() -> None:
+    class Never(rtvi.Bot):
+        @rtvi.request("never")
+        async def never(self) -> None:
+            await anyio.sleep_forever()
+
+    server, client = memory.pair()
+    async with rtvi.open_session(Never(), server, options=rtvi.SessionOptions(drain_s=0.02)) as session:
+        await client.send_text(message("client-message", "q", {"t": "never"}))
+        while not session.statistics().open_requests:
+            await anyio.lowlevel.checkpoint()
+    (refusal,) = of_type(texts(client.drain()), "error-response")
+    assert (refusal["id"], refusal["data"]["error"]) == ("q", "The session has ended")
+    assert session.statistics().client_gone == 0
+
+
+async def test_a_host_that_fails_gets_its_own_error_and_what_was_emitted_leaves() -> None:
+    server, client = memory.pair()
+    bot = Recorder()
+
+    async def host() -> None:
+        options = rtvi.SessionOptions(hold_before_ready=False)
+        async with rtvi.open_session(bot, server, options=options) as session:
+            session.control.send_server_message("last words")
+            raise ValueError("the host's own")
+
+    with pytest.raises(ValueError, match="the host's own"):
+        await host()
+    assert [sent["data"] for sent in texts(client.drain())] == ["last words"]
+    assert bot.reasons == ["closed by the host"]
+
+
+async def test_a_host_that_is_cancelled_drains_as_well() -> None:
+    server, client = memory.pair()
+    bot = Recorder()
+    started = anyio.Event()
+
+    async def host() -> None:
+        options = rtvi.SessionOptions(hold_before_ready=False)
+        async with rtvi.open_session(bot, server, options=options) as session:
+            session.control.send_server_message("last words")
+            started.set()
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(host)
+        await started.wait()
+        tasks.cancel_scope.cancel()
+    assert [sent["data"] for sent in texts(client.drain())] == ["last words"]
+    assert bot.reasons == ["closed by the host"]
+
+
 async def test_a_session_that_cannot_start_says_why_and_leaves_nothing_behind() -> None:
     class Broken(rtvi.Bot):
         async def on_bot_started(self) -> None: ...
@@ -470,12 +553,7 @@ async def test_a_session_that_cannot_start_says_why_and_leaves_nothing_behind() 
         with pytest.raises(rtvi.StartFailed) as failure:
             async with rtvi.open_session(Broken(), server, system=system):
                 pytest.fail("it must not start")
-        causes = []
-        error: BaseException | None = failure.value
-        while error is not None:
-            causes.append(error)
-            error = error.__cause__
-        assert str(causes[-1]) == "no such model"
+        assert str(failure.value.__cause__) == "no such model"
         assert system.registry.cells() == []
 
 
