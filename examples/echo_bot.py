@@ -23,6 +23,7 @@ class Place(msgspec.Struct):
 
 class EchoBot(rtvi.Bot):
     heard = b""
+    shape = (0, 0)
     quiet_s = 0.0
 
     async def on_turn(self, turn: rtvi.LLMMessagesAppend) -> None:
@@ -32,6 +33,10 @@ class EchoBot(rtvi.Bot):
                 await anyio.sleep(0.05)  # a language model's pace; an interruption cancels the turn here
 
     async def on_audio(self, frame: rtvi.InputAudioRaw) -> None:
+        if not 8_000 <= frame.sample_rate <= 48_000:
+            return  # no microphone's rate, and perhaps one that say_audio refuses
+        if (shape := (frame.sample_rate, frame.num_channels)) != self.shape:
+            self.shape, self.heard = shape, b""  # what is collected is of one format
         per_s = 2 * frame.num_channels * frame.sample_rate
         loud = max(map(abs, array("h", frame.audio)), default=0) >= LOUD
         if loud and not self.heard:

@@ -5,7 +5,7 @@ Synchronous within: every frame is taken at once, and handed to a group (DESIGN.
     turn      on_turn, on_append     one at a time; an interruption cancels it at its next await
     audio     on_audio               one at a time, in order; a bot that is too slow loses the oldest audio
     requests  @request               many at once; each cancelled at its deadline
-    messages  @message, on_client_message   one at a time, in order
+    messages  @message, on_client_message   one at a time, in order; each cancelled after 8 s, and answered as failed
     hooks     on_client_ready, … and the bot's own asynchronous handlers
     end, disconnect  on_end, on_disconnect: no other handler can hold them up
 
@@ -27,7 +27,17 @@ import msgspec
 
 from rtvi_actors import frames
 from rtvi_actors.commands import Commands
-from rtvi_actors.errors import ClientError, Crash, DeclarationError, NotJson, Overloaded, Rejected, RequestError
+from rtvi_actors.errors import (
+    ActorError,
+    ClientError,
+    Crash,
+    DeclarationError,
+    NotJson,
+    Overloaded,
+    Rejected,
+    RequestError,
+    quoted,
+)
 from rtvi_actors.ledger import Ledger
 from rtvi_actors.messages import Answer, Ready
 from rtvi_actors.protocol import server
@@ -47,6 +57,13 @@ AUDIO_ERRORS: Final = 50
 """Failures of on_audio for which the client gets one error."""
 MAX_AHEAD_S: Final = 10.0
 """How much audio may wait in playout before `say_audio` waits for it to play."""
+MAX_SEGMENT_S: Final = 100.0
+"""The longest audio of one segment, which is handed to playout as a whole: it fits behind what may wait there."""
+MIN_RATE_HZ: Final = 4_000
+MAX_RATE_HZ: Final = 192_000
+"""What the bot may say audio at: half a telephone's rate to studio quality. At 1 Hz a kilobyte would last minutes."""
+BOT_AUDIO_OVERFLOW: Final = "bot audio overflow"
+"""The policy by which a bot whose `on_audio` is too slow loses the oldest audio."""
 
 
 # -- decorators ------------------------------------------------------------------------
@@ -117,7 +134,7 @@ class Bot(AnyioActor, Commands):
         "turn": GroupSpec(max_queued=64),
         "audio": GroupSpec(max_queued=256),
         "requests": GroupSpec(concurrency=32, max_queued=256),
-        "messages": GroupSpec(max_queued=256),
+        "messages": GroupSpec(max_queued=256, timeout_s=8.0),
         "hooks": GroupSpec(max_queued=256),
         "end": GroupSpec(),
         "disconnect": GroupSpec(),
@@ -153,6 +170,8 @@ class Bot(AnyioActor, Commands):
         self._turn_switch: list[bool | None] | None = None
         """`skip_tts` as the turn that runs has it."""
         self._audio_failures = 0
+        self._flushed = anyio.Event()
+        """Set by the next interruption: whoever waits for audio to play need not any more."""
 
     @property
     def ledger(self) -> Ledger:
@@ -172,7 +191,11 @@ class Bot(AnyioActor, Commands):
     # -- hooks, to be overridden -----------------------------------------------------------
 
     async def on_turn(self, turn: frames.LLMMessagesAppend) -> None:
-        """The user's turn: append the messages to your context and answer. Cancelled by an interruption."""
+        """The user's turn: append the messages to your context and answer. Cancelled by an interruption.
+
+        On asyncio a cancellation is delivered natively, once, and also inside ``CancelScope(shield=True)``: what must
+        not be cut short belongs in a task of its own. On trio it is a cancelled scope, which a shield holds off.
+        """
 
     async def on_append(self, append: frames.LLMMessagesAppend) -> None:
         """Append to your context without running the LLM. Also for a turn that was interrupted before it began."""
@@ -203,7 +226,7 @@ class Bot(AnyioActor, Commands):
         """The client has asked the bot to end; the session closes when this has returned."""
 
     async def on_disconnect(self, reason: str) -> None:
-        """The session ends. Once."""
+        """The session ends. Once; not at all where this very bot has crashed too often to go on."""
 
     # -- what a handler may do -------------------------------------------------------------
 
@@ -212,20 +235,33 @@ class Bot(AnyioActor, Commands):
         return Response(self)
 
     async def say_audio(self, audio: bytes, sample_rate: int, num_channels: int = 1) -> None:
-        """Play PCM16 to the client. Waits while more than 10 s wait to be played.
+        """Play PCM16 to the client. Waits while more than 10 s wait to be played; an interruption ends the wait, and
+        what had not been handed over is not played.
 
-        Raises `NoResampler` where it cannot be brought to the client's rate, `ValueError` for half a frame.
+        Raises `NoResampler` where it cannot be brought to the client's rate, `ValueError` for half a frame or a rate
+        outside 4 to 192 kHz.
         """
-        await self._play(audio, sample_rate, num_channels, 0, "")
+        self._check_audio(audio, sample_rate, num_channels)
+        flushed = self._flushed
+        step = int(MAX_AHEAD_S * sample_rate) * 2 * num_channels
+        for start in range(0, len(audio), step):
+            if flushed.is_set():
+                return
+            part = audio[start : start + step]
+            await self._play(frames.OutputAudioRaw(part, sample_rate, num_channels), flushed)
 
-    async def _play(self, audio: bytes, sample_rate: int, num_channels: int, segment_id: int, text: str) -> None:
-        if sample_rate < 1 or num_channels < 1 or len(audio) % (2 * num_channels):
-            raise ValueError("audio must be whole frames of PCM16 at a positive rate")
+    def _check_audio(self, audio: bytes, sample_rate: int, num_channels: int) -> None:
+        if not MIN_RATE_HZ <= sample_rate <= MAX_RATE_HZ:
+            raise ValueError(f"audio at {sample_rate} Hz is not within {MIN_RATE_HZ} and {MAX_RATE_HZ} Hz")
+        if num_channels < 1 or len(audio) % (2 * num_channels):
+            raise ValueError("audio must be whole frames of PCM16")
         check_rate(sample_rate, self.ledger.playing_rate_hz)
-        frame = frames.OutputAudioRaw(audio, sample_rate, num_channels, segment_id, text)
+
+    async def _play(self, frame: frames.OutputAudioRaw, flushed: anyio.Event) -> None:
         waiting_s = await self.link("playout").call(frame)
         if waiting_s > MAX_AHEAD_S:
-            await anyio.sleep(waiting_s - MAX_AHEAD_S)
+            with anyio.move_on_after(waiting_s - MAX_AHEAD_S):
+                await flushed.wait()
 
     def next_segment_id(self) -> int:
         """A new segment id: of this incarnation, so that none is used twice. Positive Int32."""
@@ -243,23 +279,11 @@ class Bot(AnyioActor, Commands):
 
     def on_start(self) -> None:
         check_rate(self.audio_out_sample_rate or 0, self.ledger.playing_rate_hz if self.audio_out_sample_rate else None)
+        if self.cell.generation > 1:  # a response of the incarnation before, which nobody ends any more
+            self.link("observer").tell(frames.LLMFullResponseEnd(shown=True, if_open=True))
         self._event("bot-started")
 
-    def on_frame(
-        self,
-        frame: frames.InputAudioRaw
-        | frames.LLMMessagesAppend
-        | frames.LLMConfigureOutput
-        | frames.Interruption
-        | frames.FunctionCallResult
-        | frames.ClientMessage
-        | frames.Request
-        | frames.RequestExpired
-        | frames.ClientReady
-        | frames.StartAudio
-        | frames.EndTask
-        | frames.ClientDisconnected,
-    ) -> None:
+    def on_frame(self, frame: frames.BotFrame) -> None:
         """Everything that comes from the router."""
         _FRAMES[type(frame)](self, frame)
 
@@ -299,7 +323,12 @@ class Bot(AnyioActor, Commands):
         self.later(self._void_turns, None)
         self.link("playout").tell(frame)
         self.link("observer").tell(frame)
+        self.later(self._release_players, None)
         self._event("interruption")
+
+    def _release_players(self, _: None) -> None:
+        flushed, self._flushed = self._flushed, anyio.Event()
+        flushed.set()
 
     def _void_turns(self, _: None) -> None:
         group = self.cell.groups["turn"]
@@ -314,8 +343,10 @@ class Bot(AnyioActor, Commands):
             return
         group = self.cell.groups["audio"]
         if len(group.queue) >= group.spec.max_queued:
-            group.queue.popleft()
+            oldest = group.queue.popleft().arguments[0]
             self.cell.dropped += 1
+            if not oldest.more:  # a batch is one message: it counts with its last chunk
+                self.later(self.ledger.audio_lost, BOT_AUDIO_OVERFLOW)
         self.submit("audio", "on_audio", frame)
 
     def _hear(self, frame: frames.InputAudioRaw) -> None:
@@ -366,8 +397,11 @@ class Bot(AnyioActor, Commands):
         route = self.routes[frame.type]
         try:
             result = await getattr(self, route.method)(*self._arguments(route, frame))
-        except (ClientError, RequestError) as error:  # the client's fault, or meant for it: no failure of ours
-            self._fail(frame, error)
+        except Exception as raised:
+            error = _only(raised)
+            if not isinstance(error, ClientError | RequestError):
+                raise
+            self._fail(frame, error)  # the client's fault, or meant for it: no failure of ours
             return
         if route.answers:
             self._answer(frame, result)
@@ -434,13 +468,16 @@ class Bot(AnyioActor, Commands):
     def on_error(self, method: str, arguments: tuple[Any, ...], error: BaseException | None) -> None:
         """A job failed (`error`) or was cancelled or lost (`None`): tell the client what concerns it."""
         frame = arguments[0] if arguments else None
+        if method == "_run_turn" and self._turn_switch is not None:  # cut off or given up, so it has ended nothing
+            self._turn_switch = None
+            self.link("observer").tell(frames.LLMFullResponseEnd(shown=True, if_open=True))
         if isinstance(frame, frames.Request):
             self._fail(frame, error)
         elif error is None and self.cell.state != "restarting":
             return  # an interruption, or the end; otherwise the bot has crashed beside it
         elif isinstance(frame, frames.ClientMessage):
-            text = f"Exception processing message: {self.ledger.error_id(f'client-message {frame.type}', error)}"
-            self.send_error_response(frame, text)
+            ident = self.ledger.error_id(f"client-message {quoted(frame.type)}", error)
+            self.send_error_response(frame, f"Exception processing message: {ident}")
         elif isinstance(frame, frames.LLMMessagesAppend):
             self.send_error(f"Exception processing message: {self.ledger.error_id(method, error)}")
         elif isinstance(frame, frames.InputAudioRaw) and error is not None:
@@ -455,6 +492,13 @@ class Bot(AnyioActor, Commands):
         else:
             reply = server.ErrorResponse(id=error.reply_id, data=server.ErrorResponseData(text))
             self.link("observer").tell(reply)
+
+
+def _only(error: BaseException) -> BaseException:
+    """What a task group has wrapped, where it is one error."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 _FAILED: Final = object()
@@ -489,7 +533,7 @@ class Response:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bot.link("observer").tell(frames.LLMFullResponseEnd(shown=True))
+        self._bot.link("observer").tell(frames.LLMFullResponseEnd(shown=True, if_open=True))
 
     async def text(self, text: str) -> None:
         """A piece of the answer: bot-llm-text now, bot-output and bot-transcription at the end of its sentence.
@@ -502,14 +546,24 @@ class Response:
     async def say(self, text: str, audio: bytes, sample_rate: int, num_channels: int = 1) -> None:
         """A segment with its speech: bot-output as `new`, then its progress as the client plays the audio.
 
-        Its text is not collected as `text` is. Waits as `Bot.say_audio`, raises as it does.
+        Its text is not collected as `text` is. Without audio it is shown as not to be spoken. Waits as
+        `Bot.say_audio`, raises as it does, and `ValueError` for more than `MAX_SEGMENT_S`.
         """
         bot = self._bot
+        bot._check_audio(audio, sample_rate, num_channels)
+        if len(audio) > MAX_SEGMENT_S * sample_rate * 2 * num_channels:
+            raise ValueError(f"a segment cannot be longer than {MAX_SEGMENT_S:g} s")
         segment_id = bot.next_segment_id()
         observer = bot.link("observer")
-        await observer.send(frames.LLMText(text))
-        await observer.send(frames.AggregatedText(text, segment_id=segment_id))
-        await bot._play(audio, sample_rate, num_channels, segment_id, text)
+        await observer.send(frames.LLMText(text, whole=True))
+        await observer.send(frames.AggregatedText(text, will_be_spoken=bool(audio), segment_id=segment_id))
+        if not audio:
+            return
+        try:  # nothing awaits between the two: no interruption comes between them
+            await bot._play(frames.OutputAudioRaw(audio, sample_rate, num_channels, segment_id, text), bot._flushed)
+        except ActorError:
+            observer.tell(frames.SpeechLost(segment_id))
+            raise
 
 
 # -- what a class declares -----------------------------------------------------------------

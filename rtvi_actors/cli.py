@@ -57,7 +57,12 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 7860,
     demo: Annotated[bool, typer.Option("--demo", help="Let the page crash actors.")] = False,
+    origin: Annotated[list[str] | None, typer.Option(help="Let pages of this origin connect; repeatable.")] = None,
     open_origins: Annotated[bool, typer.Option("--open-origins", help="Let pages of any site connect.")] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that this server is reached under; repeatable. Addresses and localhost always are."),
+    ] = None,
     require_token: Annotated[bool, typer.Option("--require-token", help="Connect only through /start.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
 ) -> None:
@@ -66,7 +71,10 @@ def serve(
     with _refusing(ImportError, AttributeError, TypeError, FileNotFoundError):
         factory = load_bot(bot)
     options = ServerOptions(
-        demo=demo, require_token=require_token, allowed_origins=(ANY_ORIGIN,) if open_origins else ()
+        demo=demo,
+        require_token=require_token,
+        allowed_origins=(ANY_ORIGIN,) if open_origins else tuple(origin or ()),
+        allowed_hosts=(host, *(allow_host or ())),
     )
     config = uvicorn.Config(
         asgi(factory, options=options),

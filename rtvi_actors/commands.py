@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from rtvi_actors import frames
+from rtvi_actors.errors import quoted
 from rtvi_actors.messages import BotReady, EndSession, Injected, OutputConfigured, SetClientReady
 from rtvi_actors.protocol import server
-from rtvi_actors.protocol.codec import to_json
+from rtvi_actors.protocol.codec import decode_server, to_json
 from rtvi_actors.protocol.envelope import Json
 from rtvi_actors.protocol.segments import MAX_ID
 from rtvi_actors.protocol.server import ServerMessage
@@ -36,6 +37,16 @@ def _object(value: object, what: str) -> Json:
     if not isinstance(value, Mapping):
         raise TypeError(f"{what} must be a mapping, not {type(value).__name__}")
     return to_json(value)
+
+
+def _server_message(message: Mapping[str, Any]) -> ServerMessage:
+    kind = message.get("type")
+    if not isinstance(kind, str) or kind not in server.SERVER:
+        raise ValueError(f"no server message has the type {quoted(str(kind))!r}")
+    try:
+        return decode_server(to_json(message).raw)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a {kind} message: {error}") from error
 
 
 class Commands:
@@ -80,9 +91,12 @@ class Commands:
         """An error that answers no message. `fatal` makes client-js disconnect itself."""
         self._to("observer", server.Error.of(_text(error, "error"), fatal=fatal))
 
-    def push(self, message: ServerMessage) -> None:
-        """Any server message, made by hand."""
-        self._to("observer", message)
+    def push(self, message: ServerMessage | Mapping[str, Any]) -> None:
+        """Any server message, made by hand: as its Struct, or whole as a mapping, ``{"type": …, "data": …}``.
+
+        Raises `ValueError` for a mapping of a type that is not in `protocol.server`, or that is no such message.
+        """
+        self._to("observer", _server_message(message) if isinstance(message, Mapping) else message)
 
     def handle_message(self, message: bytes | str | Mapping[str, Any]) -> None:
         """Handle an RTVI message as if the client had sent it (JSON, or what JSON is made of)."""

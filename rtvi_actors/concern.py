@@ -2,26 +2,31 @@
 
 A `Concern` gets `Received` messages and ends each exactly once: `release` (with frames for the bot or none) or `refuse`
 (with an error for the client). A handler that does neither and returns has released it; one that raises has not, and
-the session's dead-letter hook ends it. Custom actors derive from it and are equal citizens.
+the session's dead-letter hook ends it. A second end is ignored and counted. Custom actors derive from it and are equal
+citizens.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from msgspec import Struct
 
 from rtvi_actors.errors import ClientError
-from rtvi_actors.ledger import Ledger
+from rtvi_actors.ledger import DoorBook, Ledger
 from rtvi_actors.messages import DeferExpired, Outcome, Received, Release
 from rtvi_actors.protocol.codec import decode_data
 from rtvi_actors.protocol.envelope import Envelope
 from rtvi_actors.protocol.server import Error, ErrorResponse, ErrorResponseData, ServerMessage
 from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.runtime.clock import Timer
 
 __all__ = ["BuiltIn", "Concern", "reply_to"]
 
 P = TypeVar("P", bound=Struct)
+
+ENDED_MOST: Final = 64
+"""Ended numbers that a concern remembers before it looks which it may forget."""
 
 
 def reply_to(error: ClientError, ledger: Ledger) -> ServerMessage | None:
@@ -32,6 +37,10 @@ def reply_to(error: ClientError, ledger: Ledger) -> ServerMessage | None:
     if error.reply_id is None:
         return Error.of(text)
     return ErrorResponse(id=error.reply_id, data=ErrorResponseData(text))
+
+
+def _count_duplicate(book: DoorBook) -> None:
+    book.duplicates += 1
 
 
 class _Expired(ClientError):
@@ -56,7 +65,8 @@ class Concern(AnyioActor):
         self.ledger: Ledger = self.cell.context
         """The session's books: the child's context."""
         self._ended: set[int] = set()
-        self._deferred: set[int] = set()
+        """Numbers that this instance has ended; those that are no longer open are forgotten."""
+        self._deferred: dict[int, Timer] = {}
 
     def payload(self, message: Received, struct: type[P]) -> P:
         """The message's data as its Struct, which may be the actor's own. Raises `InvalidData`."""
@@ -64,11 +74,16 @@ class Concern(AnyioActor):
 
     def release(self, message: Received, *frames: Any) -> None:
         """End the message, with frames for the bot: they are released in the order of the client's messages."""
+        if self._is_over(message.seq):
+            return
         encode = self.link("bot").encode
         self._end(message, Outcome.DELIVERED, tuple([encode(frame) for frame in frames]))
 
     def refuse(self, message: Received, error: ClientError) -> None:
-        """End the message with an error to the client."""
+        """End the message with an error to the client. Of a message that has ended (its deadline has passed) the client
+        hears no more."""
+        if self._is_over(message.seq):
+            return
         reply = reply_to(error, self.ledger)
         if reply is not None:
             self.link("outbound").tell(reply)
@@ -76,29 +91,33 @@ class Concern(AnyioActor):
 
     def defer(self, seq: int, id: str = "") -> None:  # noqa: A002  the wire's word
         """Do not end `seq` when its handler returns (`Received.defer`); at the deadline it is refused, under `id`."""
-        self._deferred.add(seq)
-        self.after(self.defer_s, DeferExpired(seq, id))
+        self._deferred[seq] = self.after(self.defer_s, DeferExpired(seq, id))
 
     def on_defer_expired(self, message: DeferExpired) -> None:
         """The deadline of a deferred message. It belongs to the cell, so a crash in between does not lose it."""
         if message.seq in self.ledger.control.open:
-            self._deferred.add(message.seq)
             expired = _Expired(self.defer_s, reply_id=message.id or None)
             self.refuse(Received(message.seq, "", message.id, None), expired)
 
     def on_handled(self, message: Any) -> None:
         """End what the handler neither ended nor deferred."""
-        if isinstance(message, Received) and message.seq not in self._deferred:
-            if message.seq in self._ended:
-                self._ended.discard(message.seq)
-            else:
-                self.link("door").tell(Release(message.seq, Outcome.DELIVERED, (), message.id))
+        if isinstance(message, Received) and message.seq not in self._deferred and message.seq not in self._ended:
+            self._end(message, Outcome.DELIVERED, ())
+
+    def _is_over(self, seq: int) -> bool:
+        if seq not in self._ended and seq in self.ledger.control.open:
+            return False
+        self.later(_count_duplicate, self.ledger.door)
+        return True
 
     def _end(self, message: Received, outcome: Outcome, frames: tuple[bytes, ...]) -> None:
-        if message.seq in self._deferred:
-            self._deferred.discard(message.seq)
-        else:
-            self._ended.add(message.seq)
+        timer = self._deferred.pop(message.seq, None)
+        if timer is not None:
+            self.later(Timer.cancel, timer)
+        self._ended.add(message.seq)
+        still_open = self.ledger.control.open
+        if len(self._ended) > ENDED_MOST + 2 * len(still_open):
+            self._ended &= still_open.keys()
         self.link("door").tell(Release(message.seq, outcome, frames, message.id))
 
 
@@ -107,6 +126,9 @@ class BuiltIn(Concern):
     message."""
 
     on_handled = AnyioActor.on_handled
+
+    def _is_over(self, seq: int) -> bool:
+        return False
 
     def _end(self, message: Received, outcome: Outcome, frames: tuple[bytes, ...]) -> None:
         self.link("door").tell(Release(message.seq, outcome, frames, message.id))

@@ -6,7 +6,7 @@ All are frozen Structs; they travel encoded, and mean the same in every process.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 
@@ -15,6 +15,7 @@ from rtvi_actors.protocol.envelope import NULL, Json
 
 __all__ = [
     "AggregatedText",
+    "BotFrame",
     "BotStartedSpeaking",
     "BotStoppedSpeaking",
     "ClientDisconnected",
@@ -33,6 +34,7 @@ __all__ = [
     "OutputAudioRaw",
     "Request",
     "RequestExpired",
+    "SpeechLost",
     "SpokenText",
     "StartAudio",
     "TTSStarted",
@@ -47,13 +49,15 @@ __all__ = [
 # -- to the bot ------------------------------------------------------------------
 
 
-class InputAudioRaw(Struct, frozen=True, tag=True):
+class InputAudioRaw(Struct, frozen=True, tag=True, omit_defaults=True):
     """Audio from the client: PCM16 little-endian, interleaved, whole frames, checked."""
 
     audio: bytes
     sample_rate: int
     """Hz."""
     num_channels: int
+    more: bool = False
+    """Whether the same client message (a batch) has more chunks behind this one."""
 
 
 class LLMMessage(Struct, frozen=True):
@@ -146,6 +150,23 @@ class ClientDisconnected(Struct, frozen=True, tag=True):
     reason: str
 
 
+BotFrame: TypeAlias = (
+    InputAudioRaw
+    | LLMMessagesAppend
+    | LLMConfigureOutput
+    | Interruption
+    | FunctionCallResult
+    | ClientMessage
+    | Request
+    | RequestExpired
+    | ClientReady
+    | StartAudio
+    | EndTask
+    | ClientDisconnected
+)
+"""What the bot gets from the router (`Bot.on_frame`)."""
+
+
 # -- from the bot ------------------------------------------------------------------
 
 
@@ -176,6 +197,8 @@ class LLMText(Struct, frozen=True, tag=True):
 
     text: str
     shown: bool = False
+    whole: bool = False
+    """Whether it is a sentence of its own, whose bot-output is a segment that is reported apart."""
 
 
 class LLMFullResponseEnd(Struct, frozen=True, tag=True):
@@ -183,6 +206,8 @@ class LLMFullResponseEnd(Struct, frozen=True, tag=True):
 
     shown: bool = False
     """Whether the unfinished sentence is bot-output too."""
+    if_open: bool = False
+    """Whether it may find no response open: what ends one that a crash may have cut."""
 
 
 class AggregatedText(Struct, frozen=True, tag=True, rename={"type": "kind"}):
@@ -202,6 +227,12 @@ class SpokenText(Struct, frozen=True, tag=True):
     segment_id: int
     chars: int | None = None
     """`None`: all of it."""
+
+
+class SpeechLost(Struct, frozen=True, tag=True):
+    """What of a segment has not been spoken yet never will be: its audio was refused or dropped."""
+
+    segment_id: int
 
 
 class TTSStarted(Struct, frozen=True, tag=True):

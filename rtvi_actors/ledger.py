@@ -68,6 +68,15 @@ class Account:
             self.dropped[policy] = self.dropped.get(policy, 0) + 1
         return True
 
+    def recall(self, policy: str) -> bool:
+        """One that was delivered has been dropped after all; False where none was (it came from no client)."""
+        if not self.counts[Outcome.DELIVERED]:
+            return False
+        self.counts[Outcome.DELIVERED] -= 1
+        self.counts[Outcome.DROPPED] += 1
+        self.dropped[policy] = self.dropped.get(policy, 0) + 1
+        return True
+
 
 class DoorBook:
     """Where the door is in the order of control numbers."""
@@ -118,6 +127,8 @@ class Ledger:
         self.requests: dict[int, OpenRequest] = {}
         self.client_ready: ActorFuture[bool] = ActorFuture()
         """Set when the client has said client-ready; false when the session ended without."""
+        self.playout_dropped_s = 0.0
+        """Bot audio that playout had no room for."""
         self.late_answers = 0
         self.client_gone = 0
         """Requests that were open when the session ended."""
@@ -174,6 +185,16 @@ class Ledger:
     def complete_audio(self, end: tuple[int, Outcome]) -> None:
         self.audio.complete(*end, "bot overflow")
 
+    def audio_lost(self, policy: str) -> None:
+        """Audio that was delivered has been dropped by the bot itself, before its handler saw it."""
+        self.audio.recall(policy)
+
+    def playout_lost(self, length_s: float) -> None:
+        """Playout had no room for so much of the bot's audio. The log has the first."""
+        if not self.playout_dropped_s:
+            logger.warning("%s: bot audio is dropped: more waits than playout takes", self.session_id)
+        self.playout_dropped_s += length_s
+
     def configure(self, skip_tts: bool | None) -> None:
         self.skip_tts = skip_tts
 
@@ -215,16 +236,17 @@ class Ledger:
 
     # -- errors ----------------------------------------------------------------------------
 
-    def error_id(self, detail: object, error: BaseException | None = None) -> str:
+    def error_id(self, detail: object, error: BaseException | None = None, level: int = logging.WARNING) -> str:
         """A new error id; the log has the details under it."""
         self._errors += 1
         ident = f"{self.session_id}.{self._errors}"
-        logger.warning("error %s: %s", ident, detail, exc_info=error)
+        text = str(detail)
+        logger.log(level, "error %s: %s", ident, text if text.isprintable() else repr(text), exc_info=error)
         return ident
 
     def reply_text(self, error: ClientError) -> str | None:
-        """What to answer a client error with, its details logged."""
-        return error.reply_text(self.error_id(error))
+        """What to answer a client error with, its details logged: as information, for a client can make many."""
+        return error.reply_text(self.error_id(error, level=logging.INFO))
 
     @staticmethod
     def timestamp() -> str:

@@ -77,6 +77,8 @@ class SessionStatistics(msgspec.Struct, frozen=True):
     """Messages that wait for the client's version."""
     hold_dropped: int
     """Those that were too many to hold."""
+    playout_dropped_s: float
+    """Bot audio that was more than playout may hold, in seconds."""
     sent: int
     """Wire messages out."""
     outbox_bytes: int

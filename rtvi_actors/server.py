@@ -18,7 +18,7 @@ with the connection: nothing has to be stopped later. To share one system there,
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -76,6 +76,13 @@ class ServerOptions:
     """A running system to use, and not to close; `None`: one of its own."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of other sites whose pages may connect, beside the page's own; ``("*",)``: all."""
+    allowed_hosts: tuple[str, ...] = (http.ANY_HOST,)
+    """Names that this server is reached under, beside ``localhost`` and addresses, which always are its own.
+
+    ``("*",)``, all, is for an app that stands behind a host that checks names itself. Anything else should list them:
+    a page of a site whose name points at this machine (DNS rebinding) otherwise counts as the server's own, and the
+    origin check is passed. ``rtvi-actors serve`` lists what ``--host`` and ``--allow-host`` say.
+    """
     require_token: bool = False
     """Whether the WebSocket asks for the one-use token that ``/start`` then gives."""
     max_sessions: int = 100
@@ -89,9 +96,11 @@ class ServerOptions:
     page: bool = True
     """Whether to serve the pages: ``/`` and ``/client/``."""
     inspect: bool = True
-    """Whether to serve ``/inspect``: names and counts, no payloads."""
+    """Whether to serve ``/inspect``: names and counts, no payloads. It asks for no token: whoever reaches the server
+    may read it, so leave it out where that is everybody."""
     demo: bool = False
-    """Whether actors may be crashed from the page. Never in production."""
+    """Whether actors may be crashed from the page, under a host name that `allowed_hosts` lists (``*`` lists none), on
+    ``localhost`` or an address. Never in production."""
 
 
 def asgi(bot_factory: BotFactory, *, options: ServerOptions | None = None) -> Starlette:
@@ -112,6 +121,7 @@ class _Server:
         middleware = [
             Middleware(http.Cors, allowed=origins),
             Middleware(http.JsonErrors),
+            Middleware(http.HostGuard, allowed=self._options.allowed_hosts),
             Middleware(http.OriginGuard, allowed=origins),
         ]
         return Starlette(
@@ -172,6 +182,9 @@ class _Server:
 
     async def _kill(self, request: Request) -> Response:
         """Crash an actor as a failing handler would. One that nobody supervises would not come back: refused."""
+        named = [name for name in self._options.allowed_hosts if name != http.ANY_HOST]
+        if not http.host_allowed(request.headers, named):
+            raise HTTPException(400, http.WRONG_HOST)
         cells = [ref.cell for ref in pykka.ActorRegistry.get_all() if isinstance(ref, ActorRef)]
         cell = next((cell for cell in cells if cell.name == request.path_params["name"]), None)
         if cell is None:
@@ -189,7 +202,8 @@ class _Server:
 
     async def connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection, from handshake to close."""
-        if not self._admits(scope):
+        tokens = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [])
+        if self._options.require_token and not self._tickets.holds(tokens):
             refusal = http.error_response(403, "A token from POST /start is needed, each for one connection")
             await http.deny(scope, receive, send, refusal)
             return
@@ -198,19 +212,14 @@ class _Server:
             scope, receive, send, playing_rate_hz=options.playing_rate_hz, max_in_bytes=options.max_in_bytes
         )
         if self._full:
-            await _turn_away(transport)
+            await _turn_away(transport)  # its token stays good for another try
             return
+        self._tickets.use(tokens)
         self._sessions += 1
         try:
             await self._serve(transport)
         finally:
             self._sessions -= 1
-
-    def _admits(self, scope: Scope) -> bool:
-        if not self._options.require_token:
-            return True
-        query: Mapping[str, list[str]] = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        return self._tickets.use(query.get("token", ()))
 
     async def _serve(self, transport: WebSocketTransport) -> None:
         try:

@@ -238,6 +238,7 @@ class Session:
             client_gone=ledger.client_gone,
             held=len(outbox.held),
             hold_dropped=outbox.hold_dropped,
+            playout_dropped_s=ledger.playout_dropped_s,
             sent=outbox.sent,
             outbox_bytes=outbox.size_bytes,
         )

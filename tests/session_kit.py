@@ -18,20 +18,7 @@ from rtvi_actors.transports import memory
 __all__ = ["READY", "Call", "Frame", "Wire", "calling", "message", "of_type", "types", "virtual_time"]
 
 Wire: TypeAlias = dict[str, Any]
-Frame: TypeAlias = (
-    frames.InputAudioRaw
-    | frames.LLMMessagesAppend
-    | frames.LLMConfigureOutput
-    | frames.Interruption
-    | frames.FunctionCallResult
-    | frames.ClientMessage
-    | frames.Request
-    | frames.RequestExpired
-    | frames.ClientReady
-    | frames.StartAudio
-    | frames.EndTask
-    | frames.ClientDisconnected
-)
+Frame: TypeAlias = frames.BotFrame
 """What `Bot.on_frame` takes."""
 READY: Final[dict[str, Any]] = {"version": "2.2.0", "about": {"library": "tests", "platform": "python"}}
 

@@ -11,6 +11,8 @@ import pytest
 
 import rtvi_actors as rtvi
 from rtvi_actors import frames
+from rtvi_actors.bot import MAX_AHEAD_S, MAX_SEGMENT_S
+from rtvi_actors.concerns.playout import MAX_BUFFERED_S, Playout
 from rtvi_actors.runtime.groups import GroupSpec
 from tests.session_kit import calling, of_type, types, virtual_time
 
@@ -129,8 +131,57 @@ async def test_a_turn_that_a_crash_of_the_bot_has_ended_is_told() -> None:
         await call.say("x")
         await bot.running.wait()
         call.session.system.crash(bot.ref)
-        error = (await call.until(lambda wire: wire["type"] == "error"))[-1]
-        assert error["data"]["error"].startswith("Exception processing message: ")
+        heard = await call.until(lambda wire: wire["type"] == "error")
+        assert heard[-1]["data"]["error"].startswith("Exception processing message: ")
+        heard += await call.heard()
+        assert types(of_type(heard, "bot-llm-started", "bot-llm-stopped")) == ["bot-llm-started", "bot-llm-stopped"]
+
+
+async def test_a_crash_of_the_bot_ends_the_response_of_any_handler_once() -> None:
+    class Greeter(rtvi.Bot):
+        async def on_client_ready(self, client: rtvi.ClientReady) -> None:
+            async with self.response() as out:
+                await out.text("Half a ")
+                await anyio.sleep_forever()
+
+    bot = Greeter()
+    async with calling(bot) as call:
+        await call.until(lambda wire: wire["type"] == "bot-llm-text")
+        call.session.system.crash(bot.ref)
+        heard = await call.until(lambda wire: wire["type"] == "bot-llm-stopped")
+        call.session.system.crash(bot.ref)
+        heard += await call.heard()
+        assert types(heard) == ["bot-transcription", "bot-output", "bot-llm-stopped"]
+
+
+@pytest.mark.parametrize("crash", [True, False])
+async def test_a_segment_without_speech_holds_nothing_back(crash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    unspeakable = [(b"", 24_000), (b"odd", 24_000), (PCM, 1), (PCM * 2501, 24_000)]
+
+    class Speaker(rtvi.Bot):
+        problems: ClassVar[list[BaseException]] = []
+
+        async def on_turn(self, turn: rtvi.LLMMessagesAppend) -> None:
+            async with self.response() as out:
+                for audio, rate_hz in [(PCM, 24_000)] if crash else unspeakable:
+                    try:
+                        await out.say("One.", audio, rate_hz)
+                    except (ValueError, rtvi.HandlerFailed) as error:
+                        self.problems.append(error)
+                await out.text("Two.")
+
+    def boom(*_: object) -> None:
+        raise ArithmeticError
+
+    if crash:
+        monkeypatch.setattr(Playout, "on_audio", boom)
+    async with calling(Speaker(), playing_rate_hz=24_000) as call:
+        await call.say("x")
+        said = [wire["data"] for wire in of_type(await call.heard(), "bot-output")]
+        assert [(data["text"], data["will_be_spoken"]) for data in said] == [("One.", False), ("Two.", False)]
+        assert [type(problem).__name__ for problem in Speaker.problems] == (
+            ["HandlerFailed"] if crash else ["ValueError"] * 3
+        )
 
 
 # -- interruption ----------------------------------------------------------------------
@@ -219,6 +270,87 @@ class TestSpokenSegments:
             await call.heard()
         assert bot.said_s[9] == pytest.approx(0, abs=0.01)
         assert bot.said_s[14] == pytest.approx(5, abs=0.3)
+
+    async def test_a_spoken_segment_is_no_part_of_the_sentences_around_it(self) -> None:
+        class Speaker(rtvi.Bot):
+            async def on_turn(self, turn: rtvi.LLMMessagesAppend) -> None:
+                async with self.response() as out:
+                    await out.text("Before")
+                    await out.say("spoken", PCM, 24_000)
+                    await out.text("after")
+
+        async with calling(Speaker(), playing_rate_hz=24_000) as call:
+            await call.say("x")
+            await anyio.sleep(2)
+            heard = await call.heard()
+            assert [wire["data"]["text"] for wire in of_type(heard, "bot-transcription")] == [
+                "Before",
+                "spoken",
+                "after",
+            ]
+            shown = [wire["data"] for wire in of_type(heard, "bot-output") if wire["data"]["spoken_status"] == "new"]
+            assert [(data["text"], data["will_be_spoken"]) for data in shown] == [
+                ("Before", False),
+                ("spoken", True),
+                ("after", False),
+            ]
+
+    async def test_an_interruption_ends_the_wait_of_say_audio_and_what_it_still_has_is_not_played(self) -> None:
+        class Speaker(rtvi.Bot):
+            said_s = -1.0
+
+            async def on_client_ready(self, client: rtvi.ClientReady) -> None:
+                await self.say_audio(PCM * 25 * 60, 24_000)  # a minute, from a handler that nothing cancels
+                type(self).said_s = anyio.current_time()
+
+        async with calling(Speaker(), playing_rate_hz=24_000) as call:
+            await anyio.sleep(15)
+            call.session.control.interrupt_bot()
+            await call.heard()
+            interrupted_s = anyio.current_time()
+            assert Speaker.said_s == pytest.approx(interrupted_s)
+            await anyio.sleep(60)
+            await call.heard()
+            assert len(call.audio) == pytest.approx(15.2 * 25, abs=2)
+
+    async def test_audio_longer_than_what_playout_holds_is_played_to_its_end(self) -> None:
+        class Speaker(rtvi.Bot):
+            async def on_client_ready(self, client: rtvi.ClientReady) -> None:
+                await self.say_audio(PCM * 25 * 180, 24_000)
+
+        async with calling(Speaker(), playing_rate_hz=24_000) as call:
+            await anyio.sleep(190)
+            heard = await call.heard()
+            assert types(heard) == ["bot-started-speaking", "bot-stopped-speaking"]
+            assert len(call.audio) == 180 * 25
+
+    async def test_a_turn_that_was_given_up_leaves_no_response_open(self) -> None:
+        class Stubborn(rtvi.Bot):
+            async def on_turn(self, turn: rtvi.LLMMessagesAppend) -> None:
+                async with self.response() as out:
+                    await out.text(turn.messages[0].content)
+                    if turn.messages[0].content == "Half a ":
+                        with anyio.CancelScope(shield=True):
+                            await anyio.sleep(60)
+
+        async with calling(Stubborn()) as call:
+            await call.say("Half a ")
+            await anyio.sleep(0.1)
+            await call.say("Whole.", "n")
+            await anyio.sleep(100)
+            heard = of_type(await call.heard(), "bot-llm-started", "bot-llm-stopped", "bot-transcription")
+            assert types(heard) == [
+                "bot-llm-started",
+                "bot-llm-stopped",
+                "bot-llm-started",
+                "bot-transcription",
+                "bot-llm-stopped",
+            ]
+            assert heard[3]["data"]["text"] == "Whole."
+
+
+def test_the_longest_segment_fits_behind_what_waits() -> None:
+    assert 2 * MAX_AHEAD_S + MAX_SEGMENT_S <= MAX_BUFFERED_S  # one piece more than MAX_AHEAD_S may wait
 
 
 # -- requests: exactly one answer --------------------------------------------------------
@@ -514,12 +646,42 @@ async def test_a_slow_audio_handler_loses_the_oldest_audio() -> None:
             await anyio.lowlevel.checkpoint()
         for index in range(1, 11):
             await call.client.send_audio(bytes([index, 0]))
-        while call.books.audio["delivered"] < 11 or bot.cell.mailbox.user:
+        batch = {"base64AudioBatch": ["CwA=", "DAA="], "sampleRate": 16_000, "numChannels": 1}
+        await call.send("raw-audio-batch", "b", batch)
+        while call.books.conservation.received < 13 or call.books.conservation.open or bot.cell.mailbox.user:
             await anyio.lowlevel.checkpoint()
         bot.gate.set()
         await call.heard()
-        assert bot.heard == [0, 7, 8, 9, 10]
-        assert bot.cell.dropped == 6
+        assert bot.heard == [0, 9, 10, 11, 12]
+        assert bot.cell.dropped == 8
+        assert call.books.audio == {"delivered": 4, "answered": 0, "dropped": 8, "dead": 0}
+        assert call.books.dropped == {"bot audio overflow": 8}
+
+
+async def test_a_batch_is_one_message_however_many_of_its_chunks_are_lost() -> None:
+    class Stuck(rtvi.Bot):
+        groups: ClassVar = {**rtvi.Bot.groups, "audio": GroupSpec(max_queued=2)}
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = anyio.Event()
+
+        async def on_audio(self, frame: rtvi.InputAudioRaw) -> None:
+            await self.gate.wait()
+
+    bot = Stuck()
+    async with calling(bot) as call:
+        await call.client.send_audio(bytes(2))
+        while not bot.cell.groups["audio"].running:
+            await anyio.lowlevel.checkpoint()
+        for _ in range(2):
+            batch = {"base64AudioBatch": ["AAA="] * 5, "sampleRate": 16_000, "numChannels": 1}
+            await call.send("raw-audio-batch", "b", batch)
+        while bot.cell.dropped < 8:
+            await anyio.lowlevel.checkpoint()
+        bot.gate.set()
+        await call.heard()
+        assert call.books.audio == {"delivered": 2, "answered": 0, "dropped": 1, "dead": 0}
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -773,3 +935,55 @@ def test_segment_ids_are_positive_int32_and_unlike_those_of_another_incarnation(
     bot.cell.generation = 1_999_999
     assert len(first | second) == 2_000
     assert all(0 < ident < 2**31 for ident in (*first, *second, bot.next_segment_id()))
+
+
+class TestAMessageHandlerThatHangs:
+    @pytest.fixture
+    def anyio_backend(self) -> tuple[str, dict[str, Any]]:
+        return virtual_time()
+
+    async def test_is_cut_at_its_deadline_and_the_next_message_is_taken(self) -> None:
+        class Hanging(rtvi.Bot):
+            @rtvi.message("hang")
+            async def hang(self) -> None:
+                await anyio.sleep_forever()
+
+            async def on_client_message(self, message: rtvi.ClientMessage) -> None:
+                if message.type == "hang\nforged":
+                    await anyio.sleep_forever()
+                self.send_server_response(message)
+
+        async with calling(Hanging()) as call:
+            started = anyio.current_time()
+            for index, kind in enumerate(("hang", "hang\nforged", "greet")):
+                await call.send("client-message", f"m{index}", {"t": kind})
+            for ident in ("m0", "m1"):
+                assert (await call.answer(ident))["data"]["error"].startswith("Exception processing message: ")
+            assert (await call.answer("m2"))["type"] == "server-response"
+            assert anyio.current_time() - started == pytest.approx(16.0)
+
+
+async def test_a_forged_log_line_is_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(rtvi.Bot):
+        async def on_client_message(self, message: rtvi.ClientMessage) -> None:
+            raise ZeroDivisionError
+
+    async with calling(Failing()) as call:
+        await call.send("client-message", "m", {"t": "x\nERROR forged"})
+        assert (await call.answer("m"))["type"] == "error-response"
+    assert not any("\n" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_request_error_from_a_task_group_is_the_applications_own_words() -> None:
+    class Grouping(rtvi.Bot):
+        @rtvi.request("go")
+        async def go(self) -> None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.refuse)
+
+        async def refuse(self) -> None:
+            raise rtvi.RequestError("not today")
+
+    async with calling(Grouping()) as call:
+        await call.send("client-message", "m", {"t": "go"})
+        assert (await call.answer("m"))["data"]["error"] == "not today"

@@ -104,6 +104,19 @@ def test_open_origins_lets_any_page_connect(bot_file: Path) -> None:
         assert answer.headers["access-control-allow-origin"] == "*"
 
 
+def test_one_origin_and_one_name_more_are_let_in_and_no_others(bot_file: Path) -> None:
+    with served(bot_file, "--origin", "http://app.example", "--allow-host", "bot.example") as address:
+        expected = {
+            ("http://app.example", ""): 200,
+            ("http://other.example", ""): 403,
+            ("http://bot.example", "bot.example"): 200,
+            ("http://evil.example", "evil.example"): 400,
+        }
+        for (origin, host), status in expected.items():
+            headers = {"origin": origin} | ({"host": host} if host else {})
+            assert httpx.post(f"{address}/start", headers=headers).status_code == status
+
+
 @pytest.mark.parametrize(
     ("target", "complaint"),
     [

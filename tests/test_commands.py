@@ -57,6 +57,10 @@ COMMANDS: dict[str, tuple[Callable[[Commands], None], list[tuple[str, Any]]]] = 
     ),
     "error": (lambda c: c.error("Oh."), [("error", {"error": "Oh.", "message": "Oh.", "fatal": False})]),
     "push": (lambda c: c.push(server.BotTtsStarted()), [("bot-tts-started", None)]),
+    "push of a mapping": (
+        lambda c: c.push({"type": "bot-tts-text", "data": {"text": "Yes."}}),
+        [("bot-tts-text", {"text": "Yes."})],
+    ),
     "handle_function_call": (
         lambda c: c.handle_function_call("f", "t1", {"a": 1}),
         [("llm-function-call", {"function_name": "f", "tool_call_id": "t1", "args": {"a": 1}})],
@@ -195,6 +199,9 @@ async def test_bot_ready_may_be_said_before_any_client_ready_and_has_no_id_then(
         (lambda c: c.bot_text("x", segment_id=0), ValueError),
         (lambda c: c.bot_text("x", segment_id=2**31), ValueError),
         (lambda c: c.push(object()), rtvi.Undeclared),
+        (lambda c: c.push({"type": "nope", "data": {}}), ValueError),
+        (lambda c: c.push({"type": "bot-tts-text", "data": {"text": 5}}), ValueError),
+        (lambda c: c.push({}), ValueError),
     ],
 )
 async def test_what_cannot_be_sent_raises_where_it_was_said(
@@ -221,4 +228,4 @@ async def test_end_lets_what_was_emitted_before_leave_first() -> None:
             call.session.control.send_server_message(index)
         call.session.control.end("that is all")
         assert await call.session.wait_closed() == "that is all"
-        assert [wire["data"] for wire in call._texts(call.client.drain())] == list(range(50))
+    assert [wire["data"] for wire in call._texts(call.client.drain())] == list(range(50))

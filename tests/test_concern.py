@@ -31,6 +31,10 @@ class Deferring(rtvi.Concern):
             case "refuse":
                 waiting = self.waiting.pop()
                 self.refuse(waiting, Overloaded("waiting messages", reply_id=waiting.id))
+            case "finish twice":
+                waiting = self.waiting.pop()
+                self.release(waiting)
+                self.release(waiting)
             case "crash":
                 raise rtvi.Crash("asked for")
             case _:
@@ -43,7 +47,7 @@ class Telling(rtvi.Bot):
         self.send_server_response(message)
 
 
-ACTORS = (rtvi.CustomActor("deferring", Deferring, routes=("wait", "finish", "refuse", "crash")),)
+ACTORS = (rtvi.CustomActor("deferring", Deferring, routes=("wait", "finish", "finish twice", "refuse", "crash")),)
 
 
 async def open_numbers(call: Call) -> int:
@@ -85,6 +89,24 @@ class TestDeferredMessages:
             assert answer["type"] == "error-response"
             assert answer["data"]["error"] == "Request timed out after 8 s"
             assert await open_numbers(call) == 0
+
+    async def test_what_comes_after_the_deadline_is_ignored_and_counted(self) -> None:
+        async with calling(Telling(), actors=ACTORS) as call:
+            await call.send("wait", "w")
+            assert (await call.answer("w"))["type"] == "error-response"
+            await call.send("refuse", "f")
+            assert await call.heard() == []
+            assert call.books.control == {"delivered": 2, "answered": 1, "dropped": 0, "dead": 0}
+            assert call.books.duplicates == 1
+
+    async def test_a_message_ends_once_also_where_its_actor_ends_it_twice(self) -> None:
+        async with calling(Telling(), actors=ACTORS) as call:
+            for index in range(200):
+                await call.send("wait", f"w{index}")
+                await call.send("finish twice", f"f{index}")
+            assert await call.heard() == []
+            assert call.books.control["delivered"] == 401
+            assert call.books.duplicates == 200
 
     async def test_the_deadline_survives_a_crash(self) -> None:
         async with calling(Telling(), actors=ACTORS) as call:

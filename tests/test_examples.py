@@ -162,6 +162,21 @@ async def test_the_echo_bot_plays_back_what_was_said_between_two_silences() -> N
 
 
 @pytest.mark.anyio
+async def test_the_echo_bot_ignores_audio_that_no_microphone_makes() -> None:
+    transport, client = memory.pair()
+    async with rtvi.open_session(echo_bot.EchoBot(), transport) as session:
+        await client.send_text(message("client-ready", {"version": "2.2.0"}))
+        for rate_hz in (1, 3_999, 384_000):
+            await client.send_audio(SPEECH, rate_hz, 1)
+        await client.send_audio(SPEECH, 48_000, 2)
+        await client.send_audio(SILENCE, 8_000, 1)  # another format: what was collected does not go on
+        await session.idle()
+        kinds = [msgspec.json.decode(wire.data)["type"] for wire in client.drain() if isinstance(wire, ServerText)]
+    assert [kind for kind in kinds if kind.endswith("speaking")] == ["user-started-speaking"]
+    assert "error" not in kinds
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("payload", "kind", "said"),
     [

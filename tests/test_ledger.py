@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -84,6 +86,18 @@ def test_a_number_ends_once_and_a_second_end_is_counted() -> None:
     assert ledger.conservation().dead == 0
 
 
+def test_audio_that_the_bot_drops_is_no_longer_delivered() -> None:
+    ledger = Ledger("session-x")
+    ledger.audio_lost("host's own")  # it came from no client
+    ledger.arrived()
+    ledger.begin_audio((1, 0))
+    ledger.complete_audio((1, Outcome.DELIVERED))
+    ledger.audio_lost("bot audio overflow")
+    books = ledger.conservation()
+    assert (books.delivered, books.dropped, books.holds) == (0, 1, True)
+    assert ledger.audio.dropped == {"bot audio overflow": 1}
+
+
 def test_a_request_is_settled_once_and_a_late_answer_is_counted() -> None:
     ledger = Ledger("session-x")
     ledger.open_request((1, OpenRequest("q", "t", 0.0)))
@@ -96,7 +110,9 @@ def test_the_details_of_an_error_are_in_the_log_under_the_id_that_the_client_get
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ledger = Ledger("session-x")
-    text = ledger.reply_text(InvalidData("data.t", detail="a secret"))
+    with caplog.at_level(logging.INFO, "rtvi_actors"):
+        text = ledger.reply_text(InvalidData("data.t", detail="a secret\nforged"))
     assert text == "Invalid message: session-x.1 (data.t)"
     assert "session-x.1" in caplog.text
+    assert "\nforged" not in caplog.text
     assert "a secret" in caplog.text

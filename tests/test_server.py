@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket as socketlib
 from collections.abc import Callable
 from typing import Any
 
@@ -182,6 +183,50 @@ def test_another_sites_page_is_refused_and_a_listed_one_let_in() -> None:
         for origin in ("https://app.example", f"http://{address}"):
             with connect(f"ws://{address}/ws", origin=Origin(origin)) as socket:
                 assert ready(socket)["type"] == "bot-ready"
+
+
+def test_under_a_name_that_is_not_its_own_a_server_answers_nobody() -> None:
+    rebound = {"host": "evil.example", "origin": "http://evil.example"}
+    options = ServerOptions(allowed_hosts=("bot.example",), demo=True)
+    with serving(asgi(EchoBot, options=options)) as address:
+        for method, path in (("POST", "/start"), ("GET", "/"), ("GET", "/inspect"), ("POST", "/inspect/x/kill")):
+            answer = httpx.request(method, f"http://{address}{path}", headers=rebound)
+            assert (answer.status_code, set(answer.json())) == (400, {"detail", "info"})
+        with (
+            pytest.raises(InvalidStatus) as refused,
+            connect(f"ws://evil.example{SOCKET_PATHS[0]}", sock=dial(address)),
+        ):
+            pass
+        assert refused.value.response.status_code == 403
+        with connect(f"ws://bot.example{SOCKET_PATHS[0]}", sock=dial(address)) as socket:
+            assert ready(socket)["type"] == "bot-ready"
+
+
+def dial(address: str) -> socketlib.socket:
+    """A connection to the server, to speak to it under another name."""
+    host, port = address.split(":")
+    return socketlib.create_connection((host, int(port)))
+
+
+def test_a_library_app_takes_any_host_but_crashes_nothing_under_a_foreign_name() -> None:
+    with serving(asgi(EchoBot, options=ServerOptions(demo=True))) as address:
+        foreign = {"host": "evil.example"}
+        assert httpx.get(f"http://{address}/inspect", headers=foreign).status_code == 200
+        assert httpx.post(f"http://{address}/inspect/x/kill", headers=foreign).status_code == 400
+        assert httpx.post(f"http://{address}/inspect/x/kill").status_code == 404
+
+
+def test_a_client_that_is_turned_away_keeps_its_token() -> None:
+    with serving(asgi(EchoBot, options=ServerOptions(max_sessions=1, require_token=True))) as address:
+        first, second = (httpx.post(f"http://{address}/start").json() for _ in range(2))
+        with connect(f"{first['wsUrl']}?token={first['token']}") as kept:
+            assert ready(kept)["type"] == "bot-ready"
+            with connect(f"{second['wsUrl']}?token={second['token']}") as socket:
+                socket.send('{"label":"rtvi-ai"}')
+                assert json.loads(socket.recv(timeout=10))["type"] == "error"
+        _until(lambda: httpx.get(f"http://{address}/healthz").json()["sessions"] == 0)
+        with connect(f"{second['wsUrl']}?token={second['token']}") as socket:
+            assert ready(socket)["type"] == "bot-ready"
 
 
 def test_with_tokens_required_only_a_ticket_from_start_connects_and_once() -> None:

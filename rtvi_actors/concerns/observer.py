@@ -27,6 +27,8 @@ class _State(Struct, frozen=True):
     segments: SegmentsState
     pending: str
     """Generated text up to the next sentence end."""
+    responding: bool
+    """Whether a response is open."""
 
 
 class Observer(BuiltIn):
@@ -38,10 +40,12 @@ class Observer(BuiltIn):
         super().__init__()
         self._segments = Segments()
         self._sentences = Sentences()
+        self._responding = False
 
     def restore(self, state: Any) -> None:
         self._segments = Segments(state.segments)
         self._sentences = Sentences(state.pending)
+        self._responding = state.responding
 
     def on_ready(self, message: Ready) -> None:
         """Encoded already: it only keeps its place."""
@@ -61,6 +65,7 @@ class Observer(BuiltIn):
         | frames.LLMFullResponseEnd
         | frames.AggregatedText
         | frames.SpokenText
+        | frames.SpeechLost
         | frames.TTSStarted
         | frames.TTSText
         | frames.TTSStopped
@@ -77,7 +82,7 @@ class Observer(BuiltIn):
             return
         for message in messages:
             outbound.tell(message)
-        self.snapshot(_State(self._segments.state, self._sentences.pending))
+        self.snapshot(_State(self._segments.state, self._sentences.pending, self._responding))
 
     # -- reports → messages ------------------------------------------------------------------
 
@@ -91,9 +96,22 @@ class Observer(BuiltIn):
             data=server.UserTranscriptionData(report.text, report.user_id, report.timestamp, report.final)
         )
 
+    def _llm_start(self, report: frames.LLMFullResponseStart) -> Iterable[ServerMessage]:
+        """One that is open still was given up: its half sentence belongs to nothing."""
+        if self._responding:
+            self._sentences.drop()
+            yield server.BotLlmStopped()
+        self._responding = True
+        yield server.BotLlmStarted()
+
     def _llm_text(self, report: frames.LLMText) -> Iterable[ServerMessage]:
+        if report.whole:
+            yield from self._sentence(self._sentences.finish(), shown=True)
         yield server.BotLlmText(data=TextData(report.text))
-        yield from self._sentence(self._sentences.add(report.text), report.shown)
+        if report.whole:
+            yield from self._sentence(report.text, shown=False)
+        else:
+            yield from self._sentence(self._sentences.add(report.text), report.shown)
 
     def _sentence(self, sentence: str | None, shown: bool) -> Iterable[ServerMessage]:
         if sentence is not None:
@@ -102,6 +120,9 @@ class Observer(BuiltIn):
                 yield from self._segments.text(sentence, will_be_spoken=False)
 
     def _llm_end(self, report: frames.LLMFullResponseEnd) -> Iterable[ServerMessage]:
+        if report.if_open and not self._responding:
+            return
+        self._responding = False
         yield from self._sentence(self._sentences.finish(), report.shown)
         yield server.BotLlmStopped()
 
@@ -126,11 +147,12 @@ _REPORTS: Mapping[type[Any], Callable[[Observer, Any], Iterable[ServerMessage]]]
     frames.UserStartedSpeaking: lambda *_: (server.UserStartedSpeaking(),),
     frames.UserStoppedSpeaking: lambda *_: (server.UserStoppedSpeaking(),),
     frames.Transcription: Observer._transcription,
-    frames.LLMFullResponseStart: lambda *_: (server.BotLlmStarted(),),
+    frames.LLMFullResponseStart: Observer._llm_start,
     frames.LLMText: Observer._llm_text,
     frames.LLMFullResponseEnd: Observer._llm_end,
     frames.AggregatedText: Observer._aggregated,
     frames.SpokenText: Observer._spoken,
+    frames.SpeechLost: lambda observer, report: observer._segments.lost(report.segment_id),
     frames.TTSStarted: lambda *_: (server.BotTtsStarted(),),
     frames.TTSText: lambda _, report: (server.BotTtsText(data=TextData(report.text)),),
     frames.TTSStopped: lambda *_: (server.BotTtsStopped(),),

@@ -13,11 +13,18 @@ from collections import deque
 from typing import Any, Final, NamedTuple
 
 from rtvi_actors.concern import BuiltIn
-from rtvi_actors.frames import BotStartedSpeaking, BotStoppedSpeaking, Interruption, OutputAudioRaw, SpokenText
+from rtvi_actors.frames import (
+    BotStartedSpeaking,
+    BotStoppedSpeaking,
+    Interruption,
+    OutputAudioRaw,
+    SpeechLost,
+    SpokenText,
+)
 from rtvi_actors.messages import FlushAudio, PlayAudio, Ready, Tick
 from rtvi_actors.resampling import Resampler
 
-__all__ = ["CHUNK_S", "LEAD_S", "MAX_BUFFERED_S", "STOP_S", "Playout"]
+__all__ = ["CHUNK_S", "LEAD_S", "MAX_BUFFERED_S", "MAX_RESAMPLERS", "STOP_S", "Playout"]
 
 CHUNK_S: Final = 0.04
 """The length of what is sent at once: also how exact the cut of an interruption is."""
@@ -26,7 +33,9 @@ LEAD_S: Final = 0.2
 STOP_S: Final = 0.35
 """Silence after which the bot has stopped speaking (Pipecat's BOT_VAD_STOP_SECS)."""
 MAX_BUFFERED_S: Final = 120.0
-"""Audio that waits here at the most; what is handed over beyond is dropped and counted."""
+"""Audio that waits here at the most; a frame that would go beyond is dropped whole, and counted in the ledger."""
+MAX_RESAMPLERS: Final = 2
+"""Formats whose stream is kept open: a bot has one voice, and perhaps one sound beside it."""
 
 _WORD_END: Final = re.compile(r"\S(?=\s|\Z)")
 
@@ -59,17 +68,21 @@ class Playout(BuiltIn):
         self._waiting_s = 0.0
         self._sent: deque[_Sent] = deque()
         self._speaking = False
+        self._segments: tuple[int, ...] = ()
+        """Those whose audio is here; some may have been spoken to their end since."""
         self._played_until_s = 0.0
         self._ticking = False
         self._generation = 0
         self._resamplers: dict[tuple[int, int], Resampler] = {}
-        self.dropped_s = 0.0
 
     def restore(self, state: Any) -> None:
-        """The bot spoke when this crashed: its audio is gone, so it has stopped."""
-        self._speaking = bool(state)
+        """The audio that was here when this crashed is gone: the bot has stopped, and its segments end here."""
+        self._speaking, self._segments = state
 
     def on_start(self) -> None:
+        for segment_id in self._segments:
+            self.link("observer").tell(SpeechLost(segment_id))
+        self._segments = ()
         if self._speaking:
             self._stop_speaking()
 
@@ -80,20 +93,30 @@ class Playout(BuiltIn):
     def on_audio(self, frame: OutputAudioRaw) -> float:
         """Take audio. The reply is how many seconds now wait: whoever produces faster than real time should wait,
         too."""
-        if self._waiting_s > MAX_BUFFERED_S:
-            self.dropped_s += len(frame.audio) / (2 * frame.sample_rate * frame.num_channels)
+        length_s = len(frame.audio) / (2 * frame.sample_rate * frame.num_channels)
+        if self._waiting_s + length_s > MAX_BUFFERED_S:  # before resampling: a low rate makes much of little
+            self.later(self.ledger.playout_lost, length_s)
+            if frame.segment_id:
+                self.link("observer").tell(SpeechLost(frame.segment_id))
             return self._waiting_s
         self._queue(frame)
         self._send_due()
         return self._waiting_s
 
     def on_interruption(self, message: Interruption) -> None:
-        """Void what has not left; the observer has closed the segments by what was reported."""
+        """Void what has not left.
+
+        The bot tells the observer of the interruption itself, so that bot-interrupted stands before whatever the new
+        turn says. So the observer closes the segments by what was reported up to the last tick (`CHUNK_S` ago at the
+        most); what `_report` says here counts for those that may not be interrupted, and is ignored for the others.
+        """
         self._report()
         self._waiting.clear()
         self._waiting_s = 0.0
         self._sent.clear()
         self._resamplers.clear()
+        self._segments = ()
+        self._keep()
         self._played_until_s = 0.0
         self._generation += 1
         self._ticking = False
@@ -126,18 +149,24 @@ class Playout(BuiltIn):
             chars = len(frame.text) if share >= 1 else (ends[words - 1] if words else 0)
             self._waiting.append(_Chunk(part, rate_hz, channels, frame.segment_id, chars))
             self._waiting_s += len(part) / (2 * rate_hz * channels)
+        if frame.segment_id:
+            here = [sent.segment_id for sent in self._sent] + [chunk.segment_id for chunk in self._waiting]
+            self._segments = tuple(dict.fromkeys(ident for ident in here if ident))
+            self._keep()
 
     def _converted(self, frame: OutputAudioRaw) -> tuple[bytes, int, int]:
         if self._rate_hz is None or (frame.sample_rate == self._rate_hz and frame.num_channels == 1):
             return frame.audio, frame.sample_rate, frame.num_channels
         key = (frame.sample_rate, frame.num_channels)
-        resampler = self._resamplers.get(key)
+        resampler = self._resamplers.pop(key, None)
         if resampler is None:
-            resampler = self._resamplers[key] = Resampler(frame.sample_rate, self._rate_hz, frame.num_channels)
+            resampler = Resampler(frame.sample_rate, self._rate_hz, frame.num_channels)
         whole = frame.segment_id != 0  # a segment's audio comes at once: its tail belongs to it
         pcm = resampler.feed(frame.audio, last=whole)
-        if whole:
-            del self._resamplers[key]
+        if not whole:
+            self._resamplers[key] = resampler  # last, as the latest
+            if len(self._resamplers) > MAX_RESAMPLERS:
+                del self._resamplers[next(iter(self._resamplers))]
         return pcm, self._rate_hz, 1
 
     def _send_due(self) -> None:
@@ -146,7 +175,7 @@ class Playout(BuiltIn):
         while self._waiting and self._played_until_s - now_s < LEAD_S:
             if not self._speaking:
                 self._speaking = True
-                self.snapshot(True)
+                self._keep()
                 self.link("observer").tell(BotStartedSpeaking())
             chunk = self._waiting.popleft()
             length_s = len(chunk.pcm) / (2 * chunk.sample_rate * chunk.num_channels)
@@ -177,7 +206,10 @@ class Playout(BuiltIn):
         for segment_id, chars in spoken.items():
             self.link("observer").tell(SpokenText(segment_id, chars))
 
+    def _keep(self) -> None:
+        self.snapshot((self._speaking, self._segments))
+
     def _stop_speaking(self) -> None:
         self._speaking = False
-        self.snapshot(False)
+        self._keep()
         self.link("observer").tell(BotStoppedSpeaking())

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NoReturn, TypeAlias, cast
 
 from msgspec import Struct
 
-__all__ = ["EMPTY", "LABEL", "NULL", "Envelope", "Json", "JsonKind"]
+__all__ = ["LABEL", "NULL", "Envelope", "Json", "JsonKind"]
 
 LABEL: Final = "rtvi-ai"
 """The label of every RTVI message; anything else is somebody else's (PROTOCOL.md 1.1)."""
@@ -43,7 +43,7 @@ class Json:
 
     Schemaless payload travels as this: it is valid JSON in UTF-8, which whoever made the value has checked
     (`codec.to_json` for the application's values, `codec.decode_envelope` for a client's). In JSON it is written as it
-    stands, in msgpack as bytes; the codec has the hooks.
+    stands (codec.py), in msgpack as bytes (runtime/mailbox.py).
     """
 
     __slots__ = ("raw",)
@@ -82,4 +82,3 @@ _set_raw = cast("Callable[[Json, bytes], None]", Json.__dict__["raw"].__set__)
 """The slot's own setter: what `__setattr__` refuses, without its cost."""
 
 NULL: Final = Json(b"null")
-EMPTY: Final = Json(b"{}")

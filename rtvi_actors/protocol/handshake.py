@@ -148,9 +148,9 @@ def client_ready(state: HandshakeState, envelope: Envelope) -> tuple[HandshakeSt
     return state, effects + answer
 
 
-def bot_ready(state: HandshakeState, request: Request | None = None) -> tuple[HandshakeState, tuple[Effect, ...]]:
-    """The bot is ready. Answers `request`, or the latest, also when that has been answered (1.14.0, observed)."""
-    return _step(state, Event.BOT_READY, request or state.request, None)
+def bot_ready(state: HandshakeState) -> tuple[HandshakeState, tuple[Effect, ...]]:
+    """The bot is ready. Answers the latest client-ready, also when that has been answered (1.14.0, observed)."""
+    return _step(state, Event.BOT_READY, state.request, None)
 
 
 def _step(

@@ -11,7 +11,7 @@ from msgspec import Struct
 from rtvi_actors.errors import InvalidData
 from rtvi_actors.protocol.client import RawAudio
 
-__all__ = ["MAX_CHANNELS", "MAX_RATE_HZ", "SAMPLE_BYTES", "Pcm", "check", "decode"]
+__all__ = ["MAX_CHANNELS", "MAX_CHUNKS", "MAX_RATE_HZ", "SAMPLE_BYTES", "Pcm", "check", "decode"]
 
 SAMPLE_BYTES: Final = 2
 """PCM16, little-endian, channels interleaved (PROTOCOL.md 1.3)."""
@@ -21,6 +21,9 @@ MAX_RATE_HZ: Final = 384_000
 
 MAX_CHANNELS: Final = 8
 """7.1 surround; a microphone has 1 or 2."""
+
+MAX_CHUNKS: Final = 256
+"""Entries of one raw-audio-batch. client-js sends a handful; each becomes a frame of its own in the bot's mailbox."""
 
 
 class Pcm(Struct, frozen=True):
@@ -69,6 +72,8 @@ def decode(payload: RawAudio, *, reply_id: str | None = None, whole: bool = True
 def _chunks(payload: RawAudio, reply_id: str | None) -> Sequence[tuple[str, str]]:
     """The chunks with the path of each. The batch goes first; null and empty entries are skipped (1.14.0, observed)."""
     if payload.batch:
+        if len(payload.batch) > MAX_CHUNKS:
+            raise InvalidData("data.base64AudioBatch", reply_id=reply_id, detail=f"more than {MAX_CHUNKS} chunks")
         return [(f"data.base64AudioBatch[{i}]", text) for i, text in enumerate(payload.batch) if text]
     if payload.audio is None:
         raise InvalidData("data.base64Audio", reply_id=reply_id, detail="no audio")

@@ -135,6 +135,21 @@ class Segments:
         self._replace(segment, after)
         return [] if segment.held else list(_progress(segment, after))
 
+    def lost(self, segment_id: int) -> list[ServerMessage]:
+        """The rest of a segment's speech will never come: it is closed, or shown as not to be spoken.
+
+        What was held behind it alone is shown, too. A segment that is unknown or ended is ignored.
+        """
+        segment = next((s for s in self.state.segments if s.id == segment_id), None)
+        if segment is None or not segment.will_be_spoken:
+            return []
+        if not segment.held:
+            self._keep(tuple(s for s in self.state.segments if s is not segment))
+            return [_closed(segment)]
+        silent = structs.replace(segment, will_be_spoken=False, spoken_chars=0)
+        self._keep(tuple(silent if s is segment else s for s in self.state.segments))
+        return self._release_silent()
+
     def bot_started_speaking(self) -> list[ServerMessage]:
         """bot-started-speaking, then what was held for it."""
         out: list[ServerMessage] = [BotStartedSpeaking()]
@@ -178,6 +193,20 @@ class Segments:
                 out += _shown(segment)
         shown = (structs.replace(s, held=False) for s in self.state.segments)
         self._keep(tuple(s for s in shown if s.will_be_spoken and not s.complete))
+        return out
+
+    def _release_silent(self) -> list[ServerMessage]:
+        """Show what is held, up to the first segment that really waits for speech."""
+        out: list[ServerMessage] = []
+        kept: list[Segment] = []
+        waits = False
+        for segment in self.state.segments:
+            waits = waits or (segment.held and segment.will_be_spoken)
+            if waits or not segment.held:
+                kept.append(segment)
+            else:
+                out.append(_new(segment))
+        self._keep(tuple(kept))
         return out
 
     def _make_room(self) -> list[ServerMessage]:

@@ -39,7 +39,11 @@ def set_host(host: Host, thread_id: int, present: bool) -> None:
 
 
 def current_host() -> Host:
-    """The system of this thread, else the newest one in the process. Raises `NoSystem`."""
+    """The system of the actor that runs, else of this thread, else the newest in the process. Raises `NoSystem`."""
+    actor = current_actor()
+    own: Host | None = getattr(actor.cell, "host", None) if actor is not None else None
+    if own is not None:
+        return own
     here = threading.get_ident()
     hosts = [host for thread_id, host in _HOSTS if thread_id == here] or [host for _, host in _HOSTS]
     if not hosts:
@@ -179,13 +183,15 @@ class AnyioActor(pykka.Actor):
         return self.cell.groups[group].cancel_running()
 
     def after(self, delay_s: float, message: Any) -> Timer:
-        """Send itself a message in `delay_s` seconds. A later crash does not lose it: timers belong to the cell.
+        """Send itself a message in `delay_s` seconds. A later crash does not lose it: timers belong to the cell, and
+        end with it.
 
         A handler that raises has set none, as it has sent nothing.
         """
-        letter = self.cell.mailbox.seal(message)
-        timer = self.cell.timers.prepare(delay_s, lambda: self.cell.mailbox.deliver(letter))
-        later(self.cell.set_timer, timer)
+        cell = self.cell
+        letter = cell.mailbox.seal(message)
+        timer = cell.timers.prepare(delay_s, lambda: cell.mailbox.deliver(letter))
+        later(cell.set_timer, timer)
         return timer
 
     def snapshot(self, state: Any) -> None:

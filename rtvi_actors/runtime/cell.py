@@ -146,6 +146,8 @@ class Cell:
         self._bound: dict[type, Callable[[Any], Any]] = {}
         """The synchronous handlers of the instance."""
         self._room: list[ActorFuture[None]] = []
+        self._own_timers: set[Timer] = set()
+        """What `AnyioActor.after` has set and is still to come."""
         declaration = self.declaration = actor_class.declaration
         self._handled_hook = actor_class.hears_handled
         mailbox = self.mailbox
@@ -260,6 +262,8 @@ class Cell:
         self.state = "dead"
         self.mailbox.closed = True
         self.stopped.set()
+        for timer in list(self._own_timers):
+            timer.cancel()
         for group in self.groups.values():
             for job in group.close():
                 self.job_lost(job, reason)
@@ -350,9 +354,16 @@ class Cell:
     def set_timer(self, timer: Timer) -> None:
         """Set a prepared timer. From any thread."""
         if threading.get_ident() == self.backend.thread_id:
-            self.timers.add(timer)
+            self._add_timer(timer)
         else:
-            self.backend.soon_from_thread(lambda: self.timers.add(timer))
+            self.backend.soon_from_thread(lambda: self._add_timer(timer))
+
+    def _add_timer(self, timer: Timer) -> None:
+        """Loop thread. One that was cancelled before is not set, nor one of an actor that has died."""
+        if timer.callback is not None and self.state != "dead":
+            timer.keeper = self._own_timers
+            self._own_timers.add(timer)
+            self.timers.add(timer)
 
     def run(self, batch: int) -> int:
         """Handle up to `batch` letters, control first. Called by the dispatcher; never raises."""

@@ -24,17 +24,25 @@ COMPACT_FROM: Final = 512
 class Timer:
     """One deadline. `cancel` is idempotent, from any thread: a reply on another thread cancels the asker's deadline."""
 
-    __slots__ = ("_timers", "callback", "due_s")
+    __slots__ = ("_timers", "callback", "due_s", "keeper")
 
     def __init__(self, timers: Timers, due_s: float, callback: Callable[[], None]) -> None:
         self._timers = timers
         self.due_s = due_s
         self.callback: Callable[[], None] | None = callback
+        self.keeper: set[Timer] | None = None
+        """Whose timer it is: it leaves this set when it fires or is cancelled."""
 
     def cancel(self) -> None:
         if self.callback is not None:
             self.callback = None
+            self.leave()
             self._timers.one_cancelled()
+
+    def leave(self) -> None:
+        """Nobody's any more."""
+        if self.keeper is not None:
+            self.keeper.discard(self)
 
 
 class Timers:
@@ -93,6 +101,7 @@ class Timers:
         while heap and (heap[0][2].callback is None or (heap[0][0] <= now_s and heap[0][1] <= newest)):
             timer = heapq.heappop(heap)[2]
             callback, timer.callback = timer.callback, None
+            timer.leave()
             if callback is None:
                 self._cancelled -= 1
                 continue

@@ -31,6 +31,8 @@ class GroupSpec(msgspec.Struct, frozen=True):
     """Jobs that wait. One more raises `Rejected` in the submitter."""
     grace_s: float = 1.0
     """How long a cancelled handler may take before it is given up."""
+    timeout_s: float | None = None
+    """How long a job may run before it is cancelled and counts as failed, with `TimeoutError`; `None`: as it likes."""
     contain: bool = True
     """Whether a failing job ends only itself; otherwise it crashes the actor."""
 
@@ -165,6 +167,8 @@ class _Worker:
         self.parker = group.owner.backend.parker()
         self._attempt: Attempt | None = None
         self._cancelled = False
+        self._overdue = False
+        self._deadline: Timer | None = None
         self._grace: Timer | None = None
         group.owner.backend.spawn(self._main, f"{group.owner.name}:{group.name}")
 
@@ -180,8 +184,10 @@ class _Worker:
     async def _run(self, job: Job) -> None:
         owner, group = self.group.owner, self.group
         self.actor = owner.actor
-        self._cancelled = False
+        self._cancelled = self._overdue = False
         self._attempt = owner.backend.attempt()
+        if group.spec.timeout_s is not None:
+            self._deadline = owner.timers.after(group.spec.timeout_s, self._expire)
         CURRENT.set(self)
         try:
             awaitable = job.awaitable or getattr(self.actor, job.method)(*job.arguments)
@@ -197,7 +203,7 @@ class _Worker:
             if self.fenced:
                 return
             if was_cancelled:
-                owner.job_cancelled(group, job)
+                self._end_cancelled(job)
             else:
                 owner.job_done(group, job, result)
         if not self.fenced and group.on_idle is not None and group.idle:
@@ -208,9 +214,26 @@ class _Worker:
         self._attempt = None
         self.actor = None
         CURRENT.set(None)  # what follows is the cell's doing, a restart even; the fence is the handler's
-        if self._grace is not None:
-            self._grace.cancel()
-            self._grace = None
+        self._cancel_timers()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._deadline, self._grace):
+            if timer is not None:
+                timer.cancel()
+        self._deadline = self._grace = None
+
+    def _expire(self) -> None:
+        """The job has had its time."""
+        self._deadline = None
+        self._overdue = self.cancel()
+
+    def _end_cancelled(self, job: Job) -> None:
+        """A job that was cancelled has ended, or was given up."""
+        owner = self.group.owner
+        if self._overdue:
+            owner.job_failed(self.group, job, TimeoutError(f"not done within {self.group.spec.timeout_s:g} s"))
+        else:
+            owner.job_cancelled(self.group, job)
 
     def cancel(self) -> bool:
         """Ask the running handler to end, once."""
@@ -233,7 +256,7 @@ class _Worker:
         self.fenced = True
         if self._attempt is not None:
             self._attempt.abandon()
-        group.owner.job_cancelled(group, job)
+        self._end_cancelled(job)
         group.resume()
         if group.on_idle is not None and group.idle:
             group.on_idle()
@@ -241,9 +264,7 @@ class _Worker:
     def retire(self) -> None:
         """End this worker: cancel what runs, once, and let the task end by itself."""
         self.fenced = True
-        if self._grace is not None:
-            self._grace.cancel()
-            self._grace = None
+        self._cancel_timers()
         attempt = self._attempt
         if self.job is None or attempt is None:
             self.parker.unpark()

@@ -3,11 +3,14 @@
 * Every error has a JSON body ``{"detail", "info"}``: client-js reads ``info ?? detail`` of a failed request and throws
   a parse error where the body is not JSON (PROTOCOL.md 3.1).
 * A browser may come from the page's own origin or from a listed one. Requests without an Origin are not a browser's.
+* "The page's own" is only worth something under a Host that is ours: a name that another site points at this machine
+  (DNS rebinding) makes its page and its origin look like ours. `HostGuard` knows our names.
 * A request's body is bounded, and read before anything is made of it.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import re
 import secrets
@@ -25,12 +28,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 __all__ = [
+    "ANY_HOST",
     "ANY_ORIGIN",
     "Cors",
+    "HostGuard",
     "JsonErrors",
     "OriginGuard",
     "deny",
     "error_response",
+    "host_allowed",
     "http_error",
     "json_object",
     "origin_allowed",
@@ -40,8 +46,10 @@ __all__ = [
 log = logging.getLogger("rtvi_actors.server")
 
 ANY_ORIGIN: Final = "*"
+ANY_HOST: Final = "*"
 _SOCKET_SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+WRONG_HOST: Final = "This host name is not allowed; the server's allowed_hosts (--allow-host) decides"
 _HOST: Final = re.compile(r"[A-Za-z0-9._\-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 
 
@@ -90,6 +98,49 @@ class JsonErrors:
             await error_response(500, f"Internal error {error_id}")(scope, receive, send)
 
 
+# -- hosts ---------------------------------------------------------------------
+
+
+def host_allowed(headers: Headers, allowed: Collection[str]) -> bool:
+    """Whether the request's Host is one of ours: a listed name, ``localhost``, or an address.
+
+    An address is always good: no name service stands behind it, so nobody can have made it point here. A listed
+    ``*.example.com`` is any name below it.
+    """
+    if ANY_HOST in allowed:
+        return True
+    host = headers.get("host", "")
+    if _HOST.fullmatch(host) is None:
+        return False
+    name = (host if host.endswith("]") else re.sub(r":\d+$", "", host)).strip("[]").rstrip(".").lower()
+    listed = {entry.strip("[]").lower() for entry in allowed}
+    return name == "localhost" or _is_address(name) or name in listed or "*." + name.partition(".")[2] in listed
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+class HostGuard:
+    """400 (a WebSocket: 403) for a Host that is none of ours, whatever the path."""
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        self.app = app
+        self.allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or host_allowed(Headers(scope=scope), self.allowed):
+            await self.app(scope, receive, send)
+            return
+        log.warning("refused %s under host %r", scope["path"], Headers(scope=scope).get("host", "")[:100])
+        status = 400 if scope["type"] == "http" else 403
+        await deny(scope, receive, send, error_response(status, WRONG_HOST))
+
+
 # -- origins -------------------------------------------------------------------
 
 
@@ -98,7 +149,10 @@ def origin_allowed(headers: Headers, allowed: Collection[str]) -> bool:
     origin = headers.get("origin")
     if origin is None or ANY_ORIGIN in allowed or origin in allowed:
         return True
-    return urlsplit(origin).netloc == headers.get("host")
+    try:
+        return urlsplit(origin).netloc == headers.get("host")
+    except ValueError:  # such as "http://["
+        return False
 
 
 class OriginGuard:
@@ -113,7 +167,7 @@ class OriginGuard:
         if not changes or origin_allowed(Headers(scope=scope), self.allowed):
             await self.app(scope, receive, send)
             return
-        detail = "This origin is not allowed; the server's allowed_origins (--open-origins) decides"
+        detail = "This origin is not allowed; the server's allowed_origins (--origin) decides"
         log.warning("refused %s from origin %r", scope["path"], Headers(scope=scope).get("origin", "")[:100])
         await deny(scope, receive, send, error_response(403, detail))
 

@@ -34,6 +34,11 @@ class Tickets:
         self._expiries_s[token] = self._clock_s() + self._life_s
         return token
 
+    def holds(self, tokens: Iterable[str]) -> bool:
+        """Whether one of `tokens` is good; it stays so."""
+        self._forget_expired()
+        return any(token in self._expiries_s for token in tokens)
+
     def use(self, tokens: Iterable[str]) -> bool:
         """Whether one of `tokens` is good; it is used up then.
 

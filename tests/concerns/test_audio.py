@@ -3,10 +3,12 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import anyio.lowlevel
 import pytest
 
 import rtvi_actors as rtvi
-from tests.session_kit import calling
+from rtvi_actors.protocol.pcm import MAX_CHUNKS
+from tests.session_kit import calling, types
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +34,8 @@ async def test_raw_audio_batches_and_binary_frames_arrive_checked_and_in_order()
         await call.send("raw-audio-batch", "2", {"base64AudioBatch": [text(b"bbbb"), "", text(b"cccc")], **shape})
         await call.client.send_audio(b"dddd", 16_000, 2)
         assert await call.heard() == []
-        assert bot.heard == [rtvi.InputAudioRaw(audio, 16_000, 2) for audio in (b"aaaa", b"bbbb", b"cccc", b"dddd")]
+        expected = [(b"aaaa", False), (b"bbbb", True), (b"cccc", False), (b"dddd", False)]
+        assert bot.heard == [rtvi.InputAudioRaw(audio, 16_000, 2, more) for audio, more in expected]
         assert call.books.audio["delivered"] == 3
 
 
@@ -63,3 +66,39 @@ async def test_a_bad_binary_frame_is_told_without_id() -> None:
         (reply,) = await call.heard()
         assert reply["type"] == "error"
         assert "id" not in reply
+
+
+async def test_a_batch_of_too_many_chunks_is_refused_whole() -> None:
+    bot = Ear()
+    async with calling(bot) as call:
+        shape = {"sampleRate": 16_000, "numChannels": 1}
+        await call.send("raw-audio-batch", "most", {"base64AudioBatch": [text(b"aa")] * MAX_CHUNKS, **shape})
+        await call.send("raw-audio-batch", "more", {"base64AudioBatch": [text(b"aa")] * (MAX_CHUNKS + 1), **shape})
+        (reply,) = await call.heard()
+        assert reply["id"] == "more"
+        assert reply["data"]["error"].endswith("(data.base64AudioBatch)")
+        assert len(bot.heard) == MAX_CHUNKS
+
+
+async def test_audio_leaves_half_of_the_bots_mailbox_to_control() -> None:
+    class Narrow(Ear):
+        max_mail = 20
+
+    bot = Narrow()
+    async with calling(bot) as call:
+        await call.heard()
+        bot.cell.suspended = True
+        shape = {"sampleRate": 16_000, "numChannels": 1}
+        await call.send("raw-audio-batch", "8", {"base64AudioBatch": [text(b"aa")] * 8, **shape})
+        await call.send("raw-audio-batch", "3", {"base64AudioBatch": [text(b"aa")] * 3, **shape})  # 11 of 20
+        for _ in range(4):
+            await call.client.send_audio(b"bb")
+        for index in range(8):
+            await call.say(str(index), f"s{index}", run_immediately=False)
+        while call.books.conservation.delivered < 1 + 1 + 2 + 8:  # client-ready; the batch, 2 of 4; the texts
+            await anyio.lowlevel.checkpoint()
+        bot.cell.suspended = False
+        bot.cell.notify()
+        assert types(await call.heard()) == ["user-input"] * 8
+        assert len(bot.heard) == 10
+        assert call.books.dropped["bot overflow"] == 3

@@ -61,3 +61,24 @@ async def test_progress_is_told_in_the_form_of_the_clients_version(version: str,
         control.bot_spoken(2, 3)
         outputs = of_type(await call.heard(), "bot-output")
         assert [[wire["data"]["output_type"], wire["data"]["text"]] for wire in outputs] == kinds
+
+
+async def test_a_response_that_was_never_ended_is_closed_by_the_next() -> None:
+    async with calling(rtvi.Bot()) as call:
+        control = call.session.control
+        control.llm_started()
+        control.llm_text("Half a ")
+        await call.heard()
+        call.session.system.crash(call.session.actor("observer"))  # it knows that over a crash, too
+        control.llm_started()
+        control.llm_text("Whole.")
+        control.llm_stopped()
+        heard = await call.heard()
+        assert types(heard) == [
+            "bot-llm-stopped",
+            "bot-llm-started",
+            "bot-llm-text",
+            "bot-transcription",
+            "bot-llm-stopped",
+        ]
+        assert heard[3]["data"]["text"] == "Whole."

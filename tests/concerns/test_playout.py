@@ -8,6 +8,7 @@ import pytest
 import rtvi_actors as rtvi
 from rtvi_actors.concerns.playout import CHUNK_S, LEAD_S, MAX_BUFFERED_S, STOP_S
 from rtvi_actors.frames import OutputAudioRaw
+from rtvi_actors.ledger import Ledger
 from rtvi_actors.streams import ServerAudio
 from tests.session_kit import Call, calling, of_type, types, virtual_time
 from tests.test_resampling import frequency_of, tone
@@ -20,6 +21,11 @@ CHUNK = bytes(round(RATE_HZ * CHUNK_S) * 2)
 
 def play(call: Call, audio: bytes, *, rate_hz: int = RATE_HZ, segment_id: int = 0, text: str = "") -> None:
     call.session.actor("playout").tell(OutputAudioRaw(audio, rate_hz, 1, segment_id, text))
+
+
+def books_of(call: Call) -> Ledger:
+    ledger: Ledger = call.session.actor("playout").cell.context
+    return ledger
 
 
 class TestInVirtualTime:
@@ -86,14 +92,61 @@ class TestInVirtualTime:
             call.session.system.crash(call.session.actor("playout"))
             assert types(await self.stopped(call)) == ["bot-started-speaking", "bot-stopped-speaking"]
 
+    async def test_a_crash_ends_the_segments_whose_audio_is_lost_with_it(self) -> None:
+        async with calling(rtvi.Bot(), playing_rate_hz=RATE_HZ) as call:
+            control = call.session.control
+            control.bot_text("one two three four", segment_id=5)
+            play(call, CHUNK * 20, segment_id=5, text="one two three four")
+            await anyio.sleep(0.5)
+            control.bot_text("five", segment_id=6)
+            play(call, CHUNK * 20, segment_id=6, text="five")
+            await call.session.idle()
+            call.session.system.crash(call.session.actor("playout"))
+            await anyio.sleep(5)
+            heard = await call.heard()
+            assert types(heard)[-1] == "bot-stopped-speaking"
+            last = {wire["data"]["segment_id"]: wire["data"] for wire in of_type(heard, "bot-output")}
+            assert last[5]["spoken_progress"] == {"accumulated_text": "one two", "remaining_text": ""}
+            assert last[6]["spoken_progress"] == {"accumulated_text": "", "remaining_text": ""}
+
     async def test_what_waits_is_bounded(self) -> None:
         async with calling(rtvi.Bot(), playing_rate_hz=RATE_HZ) as call:
             waiting_s = 0.0
             for _ in range(40):
                 waiting_s = await call.session.actor("playout").call(OutputAudioRaw(CHUNK * 100, RATE_HZ))
+            assert MAX_BUFFERED_S - 5 <= waiting_s <= MAX_BUFFERED_S
+            assert books_of(call).playout_dropped_s == pytest.approx(160 - 120)
+
+    async def test_a_little_audio_that_would_last_for_hours_is_dropped_before_it_is_resampled(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with calling(rtvi.Bot(), playing_rate_hz=RATE_HZ) as call:
+            for _ in range(3):
+                waiting_s = await call.session.actor("playout").call(OutputAudioRaw(bytes(10_000), 1))
+                assert waiting_s == 0
+            assert books_of(call).playout_dropped_s == 15_000
+            assert caplog.text.count("bot audio is dropped") == 1
+            assert await call.heard() == []
+
+    async def test_a_segment_whose_audio_is_dropped_holds_nothing_back(self) -> None:
+        async with calling(rtvi.Bot(), playing_rate_hz=RATE_HZ) as call:
+            control = call.session.control
+            control.bot_text("never spoken", segment_id=5)
+            control.bot_text("behind it", segment_id=6, will_be_spoken=False)
+            assert await call.heard() == []
+            play(call, bytes(10_000), rate_hz=1, segment_id=5, text="never spoken")
+            said = [wire["data"] for wire in of_type(await call.heard(), "bot-output")]
+            assert [(data["text"], data["will_be_spoken"]) for data in said] == [
+                ("never spoken", False),
+                ("behind it", False),
+            ]
+
+    async def test_only_the_latest_formats_keep_a_resampler(self) -> None:
+        async with calling(rtvi.Bot(), playing_rate_hz=RATE_HZ) as call:
+            for rate_hz in (8_000, 16_000, 22_050, 16_000, 44_100):
+                await call.session.actor("playout").call(OutputAudioRaw(bytes(640), rate_hz))
             playout: Any = call.session.actor("playout").cell.actor
-            assert MAX_BUFFERED_S <= waiting_s <= MAX_BUFFERED_S + 5
-            assert playout.dropped_s > 30
+            assert list(playout._resamplers) == [(16_000, 1), (44_100, 1)]
 
     async def test_another_rate_is_resampled_in_a_stream_that_keeps_the_tone(self) -> None:
         async with calling(rtvi.Bot(), playing_rate_hz=RATE_HZ) as call:

@@ -101,13 +101,6 @@ def test_automatic_answers_carry_the_id_and_version_of_their_own_request() -> No
     assert answers(second) == [("r2", "2.2.0")]
 
 
-def test_a_slow_application_can_answer_the_request_it_was_told_of() -> None:
-    state, effects = handshake.client_ready(MANUAL, ready("1.2.0", "r1"))
-    announced = next(e.request for e in effects if isinstance(e, Announce))
-    state, _ = handshake.client_ready(state, ready("2.2.0", "r2"))
-    assert answers(handshake.bot_ready(state, announced)[1]) == [("r1", "1.2.0")]
-
-
 def test_the_table_has_every_state_and_event() -> None:
     assert set(handshake.TABLE) == set(itertools.product(Event, ClientSide, BotSide))
 

@@ -204,6 +204,20 @@ def test_an_id_that_cannot_be_is_refused(segment_id: int) -> None:
         segments.text("Two.", will_be_spoken=True, segment_id=segment_id)
 
 
+def test_speech_that_is_lost_closes_what_was_shown_and_shows_what_waited() -> None:
+    segments = speaking()
+    segments.text("One two.", will_be_spoken=True)
+    segments.spoken(1, accumulated_chars=3)
+    assert told(segments.lost(1), V2) == [("sentence", "One two.", "completed", "One")]
+    assert segments.lost(1) == []
+    segments.bot_stopped_speaking()
+    for text, will_be_spoken in (("2", True), ("3", False), ("4", True), ("5", False)):
+        segments.text(text, will_be_spoken=will_be_spoken)
+    assert told(segments.lost(4), V2) == []  # "2" is waited for still
+    assert [t[1] for t in told(segments.lost(2), V2)] == ["2", "3", "4", "5"]
+    assert segments.state.segments == ()
+
+
 def test_a_bot_whose_speech_never_comes_keeps_memory_bounded() -> None:
     segments = Segments()
     messages = [m for n in range(2 * LIMIT) for m in segments.text(f"{n}.", will_be_spoken=True)]
@@ -256,6 +270,10 @@ class AnySequence(RuleBasedStateMachine):
     @rule(back=st.integers(0, 4), chars=st.one_of(st.none(), st.integers(-1, 14)))
     def speak(self, back: int, chars: int | None) -> None:
         self.follow(self.segments.spoken(self.segments.state.next_id - 1 - back, accumulated_chars=chars))
+
+    @rule(back=st.integers(0, 4))
+    def lose(self, back: int) -> None:
+        self.follow(self.segments.lost(self.segments.state.next_id - 1 - back))
 
     @rule()
     def start(self) -> None:

@@ -109,3 +109,12 @@ async def test_a_handler_may_start_and_stop_actors(system: ActorSystem, book: Bo
     await anyio.wait_all_tasks_blocked()
     assert book.notes == [1, "stopped Recorder"]
     assert pykka.ActorRegistry.get_by_urn(urn) is None
+
+
+async def test_an_actor_starts_others_in_its_own_system_and_not_in_the_newest(book: Book) -> None:
+    hosts: list[Any] = []
+    book.acts["start"] = lambda _: hosts.append(Recorder.start(book).cell.host)
+    async with ActorSystem() as first, ActorSystem() as second:
+        for system in (first, second):
+            await system.spawn(Recorder, book).call(Through("start"))
+        assert hosts == [first, second]

@@ -611,3 +611,17 @@ async def test_an_actor_that_crashes_while_it_stops_is_not_restarted(system: Act
     assert await stopped
     assert not gated.is_alive()
     assert ref.is_alive()
+
+
+async def test_a_dead_actors_timers_are_gone_with_it(system: ActorSystem, book: Book) -> None:
+    book.acts["set"] = lambda actor: actor.after(3600, Note(1)) and None
+    book.acts["set and cancel"] = lambda actor: actor.after(3600, Note(2)).cancel()
+    before = len(system.timers)
+    ref = system.spawn(Recorder, book)
+    for act in ("set", "set", "set and cancel"):
+        await ref.call(Through(act))
+    assert len(ref.cell._own_timers) == 2
+    await system.kill(ref)
+    assert not ref.cell._own_timers
+    assert len(system.timers) == before
+    assert system.dead_letters == 0

@@ -18,7 +18,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import anyio
 
@@ -110,21 +110,6 @@ RECORD: Mapping[type[Any], Callable[[Recorder, Any], None]] = {
 }
 """Frames that are effects, as they reach the bot, in order."""
 
-Frame: TypeAlias = (
-    frames.InputAudioRaw
-    | frames.LLMMessagesAppend
-    | frames.LLMConfigureOutput
-    | frames.Interruption
-    | frames.FunctionCallResult
-    | frames.ClientMessage
-    | frames.Request
-    | frames.RequestExpired
-    | frames.ClientReady
-    | frames.StartAudio
-    | frames.EndTask
-    | frames.ClientDisconnected
-)
-
 
 class HandlerRaised(Exception):
     """What a case's handler raises on purpose."""
@@ -140,7 +125,7 @@ class Recording(rtvi.Bot):
         self.recorder = recorder
         self.acts = handlers
 
-    def on_frame(self, frame: Frame) -> None:
+    def on_frame(self, frame: frames.BotFrame) -> None:
         """Everything passes here, once, in the order in which the bot gets it."""
         RECORD.get(type(frame), no_effect)(self.recorder, frame)
         super().on_frame(frame)

@@ -140,3 +140,35 @@ def test_the_websocket_is_where_the_client_reached_us(scheme: str, host: str, ro
 def test_a_host_that_is_none_is_refused(host: str) -> None:
     with pytest.raises(HTTPException):
         http.websocket_url(connection("http", host), "/ws")
+
+
+# -- hosts ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "expected"),
+    [
+        ("localhost:7860", (), True),
+        ("127.0.0.1:7860", (), True),
+        ("192.168.1.4", (), True),
+        ("[::1]:7860", (), True),
+        ("[::1]", (), True),
+        ("LOCALHOST.", (), True),
+        ("evil.example", (), False),
+        ("evil.example", ("*",), True),
+        ("bot.example:80", ("Bot.example",), True),
+        ("a.bot.example", ("bot.example",), False),
+        ("a.bot.example", ("*.bot.example",), True),
+        ("bot.example", ("*.bot.example",), False),
+        ("127.0.0.1.evil.example", (), False),
+        ("localhost@evil.example", (), False),
+        ("", (), False),
+        ("[", (), False),
+    ],
+)
+def test_a_host_is_ours_when_it_is_listed_or_an_address(host: str, allowed: tuple[str, ...], expected: bool) -> None:
+    assert http.host_allowed(Headers({"host": host}), allowed) is expected
+
+
+def test_an_origin_that_is_no_url_is_refused_and_not_an_error() -> None:
+    assert client().post("/body", headers={"origin": "http://["}, content=b"{}").status_code == 403
