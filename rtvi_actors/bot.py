@@ -47,7 +47,7 @@ from rtvi_actors.runtime.actor import AnyioActor
 from rtvi_actors.runtime.context import savepoint
 from rtvi_actors.runtime.groups import GroupSpec, Job
 
-__all__ = ["Bot", "Response", "message", "on", "request"]
+__all__ = ["EVENTS", "Bot", "Response", "message", "on", "request"]
 
 logger = logging.getLogger("rtvi_actors")
 
@@ -455,13 +455,22 @@ class Bot(AnyioActor, Commands):
         self.end("ended by the client")
 
     def _event(self, event: str, *arguments: Any, group: str = "hooks") -> None:
-        for method in self.handlers.get(event, ()):
+        calls = [(method, arguments) for method in self.handlers.get(event, ())]
+        calls += [("_call_listener", (*arguments, listener)) for listener in self.ledger.listeners.get(event, ())]
+        for method, given in calls:
             try:
-                self.submit(group, method, *arguments)
+                self.submit(group, method, *given)
             except Rejected:
                 if group == "messages":
                     raise
                 self._refuse(Overloaded(f"{event} events"))
+
+    async def _call_listener(self, *given: Any) -> None:
+        """A handler of the host's (`session.control.on`), plain or async; it stands behind the event's argument."""
+        *arguments, listener = given
+        result = listener(*arguments)
+        if inspect.isawaitable(result):
+            await result
 
     # -- failures --------------------------------------------------------------------------
 

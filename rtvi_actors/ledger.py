@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from msgspec import Struct
 
@@ -127,6 +128,9 @@ class Ledger:
         self.requests: dict[int, OpenRequest] = {}
         self.client_ready: ActorFuture[bool] = ActorFuture()
         """Set when the client has said client-ready; false when the session ended without."""
+        self.listeners: dict[str, tuple[Callable[..., Any], ...]] = {}
+        """The host's own event handlers, by event (`session.control.on`). Replaced whole, so any thread may read
+        them."""
         self.playout_dropped_s = 0.0
         """Bot audio that playout had no room for."""
         self.late_answers = 0

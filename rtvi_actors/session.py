@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from rtvi_actors import frames
-from rtvi_actors.bot import Bot
+from rtvi_actors.bot import EVENTS, Bot
 from rtvi_actors.commands import Commands
 from rtvi_actors.concern import Concern
 from rtvi_actors.concerns.audio import Audio
@@ -48,6 +48,7 @@ from rtvi_actors.protocol.codec import to_json
 from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData
 from rtvi_actors.runtime.backend import waiter
 from rtvi_actors.runtime.futures import ActorFuture
+from rtvi_actors.runtime.groups import Job
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.registry import ActorStatistics, of_cell
 from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
@@ -148,8 +149,28 @@ CUSTOM_LINKS: Final = ("door", "bot", "playout", "observer", "outbound")
 class Control(Commands):
     """Reports and commands for a session, from any thread."""
 
-    def __init__(self, refs: Mapping[str, ActorRef[Any]]) -> None:
+    def __init__(self, refs: Mapping[str, ActorRef[Any]], ledger: Ledger) -> None:
         self._refs = refs
+        self._ledger = ledger
+
+    def on(self, event: str, handler: Callable[..., Any]) -> None:
+        """One more handler for an event (`rtvi.on` names them), plain or async, run on the session's loop after the
+        bot's own.
+
+        ``bot-started`` has happened by now: its handler runs at once, and again after a restart. Raises
+        `DeclarationError` for an event that there is not.
+        """
+        if event not in EVENTS:
+            raise DeclarationError(f"no event is named {event!r}: there are {', '.join(sorted(EVENTS))}")
+        cell = self._refs["bot"].cell
+
+        def add() -> None:
+            listeners = self._ledger.listeners
+            listeners[event] = (*listeners.get(event, ()), handler)
+            if event == "bot-started" and cell.state == "running":
+                cell.groups["hooks"].submit(Job("_call_listener", (handler,)))
+
+        cell.host.run_on_loop(add)
 
     def _to(self, name: str, message: Any) -> None:
         try:
@@ -185,7 +206,7 @@ class Session:
         self._supervisor: ActorRef[Any]
         self._refs: dict[str, ActorRef[Any]] = {}
         self._losses = Losses(self._ledger, self._outbox, self._refs, system.timers.now)
-        self.control = Control(self._refs)
+        self.control = Control(self._refs, self._ledger)
 
     # -- for people ------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class Requests(BuiltIn):
             self.release(message, Request(message.seq, message.id, payload.t, data.raw))
         elif payload.t in self._messages:
             self.release(message, Request(0, message.id, payload.t, data.raw))
-        elif self._other:
+        elif self._other or "client-message" in self.ledger.listeners:
             self.release(message, ClientMessageFrame(message.id, payload.t, data))
         else:
             self.refuse(message, UnsupportedType(payload.t, reply_id=message.id))
