@@ -136,7 +136,7 @@ class Bot(AnyioActor, Commands):
         "requests": GroupSpec(concurrency=32, max_queued=256),
         "messages": GroupSpec(max_queued=256, timeout_s=8.0),
         "hooks": GroupSpec(max_queued=256),
-        "end": GroupSpec(),
+        "end": GroupSpec(timeout_s=8.0),
         "disconnect": GroupSpec(),
     }
     async_group: ClassVar[str] = "hooks"

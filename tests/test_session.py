@@ -728,3 +728,14 @@ async def test_a_hosts_handler_that_fails_is_an_error_response_and_stops_nothing
         assert error.startswith("Exception processing message: ")
         assert "secret" not in error
         assert call.restarts("bot") == 0
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_time()])
+async def test_a_bot_that_never_ends_is_ended_at_its_deadline() -> None:
+    class Endless(rtvi.Bot):
+        async def on_end(self) -> None:
+            await anyio.sleep_forever()
+
+    async with calling(Endless()) as call:
+        await call.send("disconnect-bot")
+        assert await call.session.wait_closed() == "on_end failed"

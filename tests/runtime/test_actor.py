@@ -10,8 +10,6 @@ import pykka
 import pytest
 
 from rtvi_actors.errors import Dead, HandlerFailed
-from rtvi_actors.runtime import supervisor
-from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
 from tests.runtime.messages import (
@@ -23,20 +21,6 @@ from tests.runtime.messages import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "RETRY_S", 0.001)
-
-
-def supervised(
-    system: ActorSystem, book: Book, other: Book | None = None, **options: Any
-) -> tuple[ActorRef[Recorder], ActorRef[Recorder]]:
-    """A recorder and its sibling, under a supervisor that is patient."""
-    specs = [ChildSpec("it", Recorder, (book,), **options), ChildSpec("sibling", Recorder, (other or Book(),))]
-    system.spawn(Supervisor, specs, intensity=1000, name="sup")
-    return system.get("sup/it"), system.get("sup/sibling")
 
 
 # -- objects and proxies -----------------------------------------------------------------
