@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rtvi_actors.bot import Bot, Response, message, on, request
+from rtvi_actors.bot import Bot, Response
 from rtvi_actors.concern import Concern
+from rtvi_actors.declared import message, on, request
 from rtvi_actors.errors import (
     ActorError,
     AskTimeout,

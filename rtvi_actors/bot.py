@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-import typing
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Final, Literal, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, Literal, Self, cast
 
 import anyio
 import anyio.lowlevel
@@ -27,11 +26,11 @@ import msgspec
 
 from rtvi_actors import frames
 from rtvi_actors.commands import Commands
+from rtvi_actors.declared import EVENTS, Route, check_asynchronous, read_handlers, read_routes
 from rtvi_actors.errors import (
     ActorError,
     ClientError,
     Crash,
-    DeclarationError,
     NotJson,
     Overloaded,
     Rejected,
@@ -47,11 +46,9 @@ from rtvi_actors.runtime.actor import AnyioActor
 from rtvi_actors.runtime.context import savepoint
 from rtvi_actors.runtime.groups import GroupSpec, Job
 
-__all__ = ["EVENTS", "Bot", "Response", "message", "on", "request"]
+__all__ = ["Bot", "Response"]
 
 logger = logging.getLogger("rtvi_actors")
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 AUDIO_ERRORS: Final = 50
 """Failures of on_audio for which the client gets one error."""
@@ -64,64 +61,6 @@ MAX_RATE_HZ: Final = 192_000
 """What the bot may say audio at: half a telephone's rate to studio quality. At 1 Hz a kilobyte would last minutes."""
 BOT_AUDIO_OVERFLOW: Final = "bot audio overflow"
 """The policy by which a bot whose `on_audio` is too slow loses the oldest audio."""
-
-
-# -- decorators ------------------------------------------------------------------------
-
-
-class _Mark(msgspec.Struct, frozen=True):
-    kind: Literal["request", "message", "event"]
-    name: str
-
-
-def _marker(kind: Literal["request", "message", "event"], name: str) -> Callable[[F], F]:
-    def mark(function: F) -> F:
-        function.__rtvi__ = _Mark(kind, name)  # type: ignore[attr-defined]
-        return function
-
-    return mark
-
-
-def request(name: str) -> Callable[[F], F]:
-    """Answer client-messages of this type. The parameter's annotation is what the payload is decoded to, and what is
-    returned is the answer; an exception is an error-response, `RequestError` with words of your own."""
-    return _marker("request", name)
-
-
-def message(name: str) -> Callable[[F], F]:
-    """Take client-messages of this type that expect no answer."""
-    return _marker("message", name)
-
-
-def on(event: str) -> Callable[[F], F]:
-    """One more handler for an event: ``bot-started``, ``client-ready``, ``client-message``, ``start-audio``,
-    ``interruption``, ``function-call-result``, ``end`` or ``disconnect``. They run in the order of their names."""
-    if event not in EVENTS:
-        raise DeclarationError(f"no event is named {event!r}: there are {', '.join(sorted(EVENTS))}")
-    return _marker("event", event)
-
-
-class _Route(msgspec.Struct, frozen=True):
-    """A declared client-message type."""
-
-    method: str
-    payload: Any
-    """What to decode to; `inspect.Parameter.empty` for a handler without parameter."""
-    asynchronous: bool
-    answers: bool
-
-
-EVENTS: Final[Mapping[str, str]] = {
-    "bot-started": "on_bot_started",
-    "client-ready": "on_client_ready",
-    "client-message": "on_client_message",
-    "start-audio": "on_start_audio",
-    "interruption": "on_interrupted",
-    "function-call-result": "on_function_call_result",
-    "end": "on_end",
-    "disconnect": "on_disconnect",
-}
-"""Event → the hook of that name."""
 
 
 # -- the bot -----------------------------------------------------------------------------
@@ -150,7 +89,7 @@ class Bot(AnyioActor, Commands):
     """Hz: the rate that `say_audio` will be given, where it is known. Then a session that could not play it does not
     start."""
 
-    routes: ClassVar[Mapping[str, _Route]] = {}
+    routes: ClassVar[Mapping[str, Route]] = {}
     handlers: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     audio_is_plain: ClassVar[bool] = False
 
@@ -159,10 +98,10 @@ class Bot(AnyioActor, Commands):
         cls.not_handlers = cls.not_handlers | frozenset(own)
         super().__init_subclass__(**kwargs)
         local_names = inspect.currentframe().f_back.f_locals  # type: ignore[union-attr]
-        cls.routes = _routes(cls, own, local_names)
-        cls.handlers = _event_handlers(cls, own)
+        cls.routes = read_routes(cls, own, local_names)
+        cls.handlers = read_handlers(cls, Bot, own)
         cls.audio_is_plain = not inspect.iscoroutinefunction(cls.on_audio)
-        _check_asynchronous(cls, own)
+        check_asynchronous(cls, own)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -380,7 +319,7 @@ class Bot(AnyioActor, Commands):
         except Rejected:
             self._fail(frame, Overloaded("requests", reply_id=frame.msg_id))
 
-    def _call_plain(self, route: _Route, frame: frames.Request) -> Any:
+    def _call_plain(self, route: Route, frame: frames.Request) -> Any:
         """A synchronous request handler: what it sent is taken back when it fails, and only it has failed."""
         rollback = savepoint()
         try:
@@ -407,7 +346,7 @@ class Bot(AnyioActor, Commands):
             self._answer(frame, result)
 
     @staticmethod
-    def _arguments(route: _Route, frame: frames.Request) -> tuple[Any, ...]:
+    def _arguments(route: Route, frame: frames.Request) -> tuple[Any, ...]:
         if route.payload is inspect.Parameter.empty:
             return ()
         return (decode_request(frame.payload, route.payload, frame.msg_id),)
@@ -573,53 +512,3 @@ class Response:
         except ActorError:
             observer.tell(frames.SpeechLost(segment_id))
             raise
-
-
-# -- what a class declares -----------------------------------------------------------------
-
-
-def _routes(cls: type[Bot], own: list[str], local_names: Mapping[str, Any]) -> Mapping[str, _Route]:
-    routes: dict[str, _Route] = {}
-    for name in own:
-        function = getattr(cls, name)
-        mark: _Mark = function.__rtvi__
-        if mark.kind == "event":
-            continue
-        if mark.name in routes:
-            raise DeclarationError(f"{cls.__qualname__}: {name} and {routes[mark.name].method} both take {mark.name!r}")
-        payload = _payload_type(cls, function, local_names)
-        routes[mark.name] = _Route(name, payload, inspect.iscoroutinefunction(function), mark.kind == "request")
-    return routes
-
-
-def _payload_type(cls: type[Bot], function: Callable[..., Any], local_names: Mapping[str, Any]) -> Any:
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    where = f"{cls.__qualname__}.{function.__name__}"
-    if len(parameters) > 1:
-        raise DeclarationError(f"{where} must take one payload, or nothing")
-    if not parameters:
-        return inspect.Parameter.empty
-    try:
-        payload = typing.get_type_hints(function, localns=dict(local_names)).get(parameters[0].name, Any)
-        msgspec.json.Decoder(payload)
-    except (NameError, TypeError) as error:
-        raise DeclarationError(f"{where}: {error}") from error
-    return payload
-
-
-def _check_asynchronous(cls: type[Bot], own: list[str]) -> None:
-    """What runs in a group must be `async def`; only requests, messages and on_audio may be plain."""
-    events = [name for name in own if getattr(cls, name).__rtvi__.kind == "event"]
-    for name in ("on_turn", "on_append", *EVENTS.values(), *events):
-        if not inspect.iscoroutinefunction(getattr(cls, name)):
-            raise DeclarationError(f"{cls.__qualname__}.{name} must be async def")
-
-
-def _event_handlers(cls: type[Bot], own: list[str]) -> Mapping[str, tuple[str, ...]]:
-    """Event → the methods to run: the hook where it is overridden, then those marked with `on`."""
-    handlers: dict[str, tuple[str, ...]] = {}
-    for event, hook in EVENTS.items():
-        overridden = getattr(cls, hook) is not getattr(Bot, hook)
-        marked = [name for name in own if getattr(cls, name).__rtvi__ == _Mark("event", event)]
-        handlers[event] = (*((hook,) if overridden else ()), *marked)
-    return handlers

@@ -18,8 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from rtvi_actors import frames
-from rtvi_actors.bot import EVENTS, Bot
-from rtvi_actors.commands import Commands
+from rtvi_actors.bot import Bot
 from rtvi_actors.concern import Concern
 from rtvi_actors.concerns.audio import Audio
 from rtvi_actors.concerns.door import Door
@@ -31,6 +30,7 @@ from rtvi_actors.concerns.playout import Playout
 from rtvi_actors.concerns.requests import Requests
 from rtvi_actors.concerns.text import Text
 from rtvi_actors.concerns.tools import Tools
+from rtvi_actors.control import Control
 from rtvi_actors.errors import (
     Dead,
     DeclarationError,
@@ -48,7 +48,6 @@ from rtvi_actors.protocol.codec import to_json
 from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData
 from rtvi_actors.runtime.backend import waiter
 from rtvi_actors.runtime.futures import ActorFuture
-from rtvi_actors.runtime.groups import Job
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.registry import ActorStatistics, of_cell
 from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
@@ -64,7 +63,6 @@ __all__ = [
     "CHILDREN",
     "LINKS",
     "ROUTES",
-    "Control",
     "CustomActor",
     "Session",
     "SessionOptions",
@@ -144,39 +142,6 @@ BACK: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"bot": ("ingress"
 
 CUSTOM_LINKS: Final = ("door", "bot", "playout", "observer", "outbound")
 """Whom a custom actor may send to, besides what its spec adds. It stands between the concerns and the door."""
-
-
-class Control(Commands):
-    """Reports and commands for a session, from any thread."""
-
-    def __init__(self, refs: Mapping[str, ActorRef[Any]], ledger: Ledger) -> None:
-        self._refs = refs
-        self._ledger = ledger
-
-    def on(self, event: str, handler: Callable[..., Any]) -> None:
-        """One more handler for an event (`rtvi.on` names them), plain or async, run on the session's loop after the
-        bot's own.
-
-        ``bot-started`` has happened by now: its handler runs at once, and again after a restart. Raises
-        `DeclarationError` for an event that there is not.
-        """
-        if event not in EVENTS:
-            raise DeclarationError(f"no event is named {event!r}: there are {', '.join(sorted(EVENTS))}")
-        cell = self._refs["bot"].cell
-
-        def add() -> None:
-            listeners = self._ledger.listeners
-            listeners[event] = (*listeners.get(event, ()), handler)
-            if event == "bot-started" and cell.state == "running":
-                cell.groups["hooks"].submit(Job("_call_listener", (handler,)))
-
-        cell.host.run_on_loop(add)
-
-    def _to(self, name: str, message: Any) -> None:
-        try:
-            self._refs[name].tell(message)
-        except Dead as error:
-            raise SessionClosed("the session is over") from error
 
 
 class Session:

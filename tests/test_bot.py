@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import anyio
@@ -875,55 +874,6 @@ async def test_the_hosts_own_switch_stays_and_survives_a_crash_of_the_bot() -> N
         await call.heard()
         assert [skipped for _, skipped in current.log] == [True, True, False, False]
         assert current.skip_tts is True
-
-
-# -- declarations ---------------------------------------------------------------------------
-
-
-def _two_requests() -> None:
-    class Twice(rtvi.Bot):
-        @rtvi.request("x")
-        def one(self) -> None: ...
-
-        @rtvi.message("x")
-        def two(self) -> None: ...
-
-
-def _too_many_parameters() -> None:
-    class Greedy(rtvi.Bot):
-        @rtvi.request("x")
-        def one(self, a: int, b: int) -> None: ...
-
-
-def _plain_hook() -> None:
-    class Plain(rtvi.Bot):
-        def on_client_ready(self, client: rtvi.ClientReady) -> None: ...  # type: ignore[override]
-
-
-def _plain_event() -> None:
-    class Plain(rtvi.Bot):
-        @rtvi.on("end")
-        def ended(self) -> None: ...
-
-
-def _undecodable() -> None:
-    class Odd(rtvi.Bot):
-        @rtvi.request("x")
-        def one(self, a: dict[int, str] | dict[str, str]) -> None: ...
-
-
-def _no_event() -> None:
-    class Odd(rtvi.Bot):
-        @rtvi.on("no-such-event")
-        async def one(self) -> None: ...
-
-
-@pytest.mark.parametrize(
-    "declare", [_two_requests, _too_many_parameters, _plain_hook, _plain_event, _undecodable, _no_event]
-)
-def test_what_cannot_be_routed_fails_when_the_class_is_made(declare: Callable[[], None]) -> None:
-    with pytest.raises(rtvi.DeclarationError):
-        declare()
 
 
 def test_segment_ids_are_positive_int32_and_unlike_those_of_another_incarnation() -> None:

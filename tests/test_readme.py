@@ -11,9 +11,9 @@ import pytest
 
 import rtvi_actors as rtvi
 from rtvi_actors import cli, session
-from rtvi_actors.bot import EVENTS
 from rtvi_actors.client import RtviClient
 from rtvi_actors.commands import Commands
+from rtvi_actors.declared import EVENTS
 from rtvi_actors.messages import INTERRUPTION
 from tests.serving import serving
 
