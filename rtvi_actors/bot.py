@@ -44,6 +44,7 @@ from rtvi_actors.protocol.codec import decode_request, to_json
 from rtvi_actors.resampling import check_rate
 from rtvi_actors.runtime.actor import AnyioActor
 from rtvi_actors.runtime.context import savepoint
+from rtvi_actors.runtime.declare import locals_of_class_statement
 from rtvi_actors.runtime.groups import GroupSpec, Job
 
 __all__ = ["Bot", "Response"]
@@ -97,8 +98,7 @@ class Bot(AnyioActor, Commands):
         own = [name for name in dir(cls) if hasattr(inspect.getattr_static(cls, name), "__rtvi__")]
         cls.not_handlers = cls.not_handlers | frozenset(own)
         super().__init_subclass__(**kwargs)
-        local_names = inspect.currentframe().f_back.f_locals  # type: ignore[union-attr]
-        cls.routes = read_routes(cls, own, local_names)
+        cls.routes = read_routes(cls, own, locals_of_class_statement())
         cls.handlers = read_handlers(cls, Bot, own)
         cls.audio_is_plain = not inspect.iscoroutinefunction(cls.on_audio)
         check_asynchronous(cls, own)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 import rtvi_actors as rtvi
@@ -77,3 +78,15 @@ def test_a_class_knows_its_routes_and_the_handlers_of_every_event_in_the_order_i
     assert Derived.handlers["client-ready"] == ()
     routes = {name: (route.method, route.asynchronous, route.answers) for name, route in Derived.routes.items()}
     assert routes == {"sum": ("sum", False, True), "note": ("note", True, False)}
+
+
+def test_a_payload_may_be_of_a_type_that_is_local_to_a_function() -> None:
+    class Place(msgspec.Struct):
+        city: str
+
+    class Weather(rtvi.Bot):
+        @rtvi.request("weather")
+        def weather(self, place: Place) -> str:
+            return place.city
+
+    assert Weather.routes["weather"].payload is Place

@@ -6,7 +6,6 @@ types; everything hangs on these three. What outlives a crash is the actor's cel
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
@@ -18,7 +17,7 @@ from rtvi_actors.errors import NoSystem, StartFailed, Unknown
 from rtvi_actors.runtime.cell import MAIN, Cell, Host
 from rtvi_actors.runtime.clock import Timer
 from rtvi_actors.runtime.context import CURRENT, LOCAL, later
-from rtvi_actors.runtime.declare import Declaration, declare
+from rtvi_actors.runtime.declare import Declaration, declare, locals_of_class_statement
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import GroupSpec, Job
 from rtvi_actors.runtime.mailbox import Mailbox, Overflow
@@ -91,7 +90,7 @@ class AnyioActor(pykka.Actor):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.hears_handled = cls.on_handled is not AnyioActor.on_handled
-        cls.declaration = declare(cls, cls.not_handlers, _locals_of_class_statement())
+        cls.declaration = declare(cls, cls.not_handlers, locals_of_class_statement())
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         actor = super().__new__(cls)
@@ -216,11 +215,3 @@ def make_cell(actor_class: type[AnyioActor], /, *args: Any, **kwargs: Any) -> Ce
         return actor_class(*args, **kwargs).cell
     except BaseException as error:
         raise StartFailed(f"{actor_class.__name__} was not made: {type(error).__name__}") from error
-
-
-def _locals_of_class_statement() -> Mapping[str, Any]:
-    """The names where the class is being made: annotations may name what is local to a function."""
-    frame = sys._getframe(2)
-    while frame.f_code.co_name in ("__init_subclass__", "__new__") and frame.f_back is not None:
-        frame = frame.f_back  # ours, a subclass's, and ABCMeta's, which is written in Python
-    return frame.f_locals

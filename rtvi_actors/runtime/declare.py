@@ -9,6 +9,7 @@ tagged, two types with one tag, an ``on_…`` method whose parameter is somethin
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ import msgspec
 from rtvi_actors.errors import DeclarationError
 from rtvi_actors.runtime.mailbox import type_decoder
 
-__all__ = ["PYKKA_HOOKS", "Declaration", "declare"]
+__all__ = ["PYKKA_HOOKS", "Declaration", "declare", "locals_of_class_statement"]
 
 PYKKA_HOOKS: Final = frozenset({"on_start", "on_stop", "on_failure", "on_receive", "on_handled", "on_error"})
 """Methods named on_… that are hooks of pykka's or of this runtime's."""
@@ -61,6 +62,15 @@ def declare(cls: type, not_handlers: frozenset[str], local_names: Mapping[str, A
         return None
     _check_tags(cls, tuple(handlers))
     return Declaration(handlers, frozenset(asynchronous))
+
+
+def locals_of_class_statement() -> Mapping[str, Any]:
+    """The names where the class is being made, for a caller in `__init_subclass__`: annotations may name what is local
+    to a function."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_name in ("__init_subclass__", "__new__") and frame.f_back is not None:
+        frame = frame.f_back  # ours, a subclass's, and ABCMeta's, which is written in Python
+    return frame.f_locals
 
 
 def _message_types(cls: type, function: types.FunctionType, local_names: Mapping[str, Any]) -> tuple[type, ...]:
