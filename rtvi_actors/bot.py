@@ -26,6 +26,7 @@ import msgspec
 
 from rtvi_actors import frames
 from rtvi_actors.commands import Commands
+from rtvi_actors.concern import reply_to
 from rtvi_actors.declared import EVENTS, Route, check_asynchronous, read_handlers, read_routes
 from rtvi_actors.errors import (
     ActorError,
@@ -302,9 +303,9 @@ class Bot(AnyioActor, Commands):
 
     def _audio_failed(self, error: BaseException) -> None:
         """Audio comes 50 times a second: the log has every failure, the client hears of one in `AUDIO_ERRORS`."""
-        ident = self.ledger.error_id("on_audio", error)
+        text = self.ledger.failure_text("on_audio", error)
         if not self._audio_failures % AUDIO_ERRORS:
-            self.send_error(f"Exception processing message: {ident}")
+            self.send_error(text)
         self._audio_failures += 1
 
     def _request(self, frame: frames.Request) -> None:
@@ -369,7 +370,7 @@ class Bot(AnyioActor, Commands):
         elif isinstance(error, RequestError):
             text = error.text
         else:
-            text = f"Exception processing message: {self.ledger.error_id(f'request {frame.type}', error)}"
+            text = self.ledger.failure_text(f"request {frame.type}", error)
         reply = server.ErrorResponse(id=frame.msg_id, data=server.ErrorResponseData(text))
         self._emit(Answer(frame.token, reply) if frame.token else reply)
 
@@ -424,21 +425,17 @@ class Bot(AnyioActor, Commands):
         elif error is None and self.cell.state != "restarting":
             return  # an interruption, or the end; otherwise the bot has crashed beside it
         elif isinstance(frame, frames.ClientMessage):
-            ident = self.ledger.error_id(f"client-message {quoted(frame.type)}", error)
-            self.send_error_response(frame, f"Exception processing message: {ident}")
+            self.send_error_response(frame, self.ledger.failure_text(f"client-message {quoted(frame.type)}", error))
         elif isinstance(frame, frames.LLMMessagesAppend):
-            self.send_error(f"Exception processing message: {self.ledger.error_id(method, error)}")
+            self.send_error(self.ledger.failure_text(method, error))
         elif isinstance(frame, frames.InputAudioRaw) and error is not None:
             self._audio_failed(error)
         elif method == "on_end":
             self.end("on_end failed")
 
     def _refuse(self, error: ClientError) -> None:
-        text = self.ledger.reply_text(error) or ""
-        if error.reply_id is None:
-            self.send_error(text)
-        else:
-            reply = server.ErrorResponse(id=error.reply_id, data=server.ErrorResponseData(text))
+        reply = reply_to(error, self.ledger)
+        if reply is not None:
             self.link("observer").tell(reply)
 
 

@@ -248,6 +248,10 @@ class Ledger:
         logger.log(level, "error %s: %s", ident, text if text.isprintable() else repr(text), exc_info=error)
         return ident
 
+    def failure_text(self, detail: object, error: BaseException | None = None) -> str:
+        """What a client hears of a failure that is ours, the details logged (the wording is pipecat-ai 1.14.0's)."""
+        return f"Exception processing message: {self.error_id(detail, error)}"
+
     def reply_text(self, error: ClientError) -> str | None:
         """What to answer a client error with, its details logged: as information, for a client can make many."""
         return error.reply_text(self.error_id(error, level=logging.INFO))

@@ -164,7 +164,7 @@ class Losses:
 
     def _answer_past_outbound(self, msg_id: str, detail: str) -> None:
         """The last resort: an error-response that needs no actor any more."""
-        text = f"Exception processing message: {self._ledger.error_id(detail)}"
+        text = self._ledger.failure_text(detail)
         reply = ErrorResponse(id=msg_id, data=ErrorResponseData(text))
         self._outbox.put(ServerText(encode_server(reply)))
 
@@ -178,7 +178,7 @@ class Losses:
         self._answer_lost(_Lost(reply_id=reply_id, detail=f"{receiver}: {reason}"))
 
     def _fail_request(self, token: int, msg_id: str, detail: str) -> None:
-        text = f"Exception processing message: {self._ledger.error_id(detail)}"
+        text = self._ledger.failure_text(detail)
         reply = ErrorResponse(id=msg_id, data=ErrorResponseData(text))
         self._refs["outbound"].tell(Answer(token, reply))
 

@@ -122,8 +122,7 @@ class Outbound(BuiltIn):
     def _unsendable(self, message: ServerMessage, error: NotJson | TooLarge) -> bytes:
         """What the client gets in place of a message that it cannot be sent: its request must be answered all the
         same."""
-        ident = self.ledger.error_id(f"{type(message).__name__} cannot be sent", error)
-        text = f"Exception processing message: {ident}"
+        text = self.ledger.failure_text(f"{type(message).__name__} cannot be sent", error)
         if isinstance(message, ServerResponse | ErrorResponse):
             return encode_server(ErrorResponse(id=message.id, data=ErrorResponseData(text)))
         return encode_server(Error.of(text))
