@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from rtvi_actors import frames
 from rtvi_actors.errors import quoted
+from rtvi_actors.ledger import Ledger
 from rtvi_actors.messages import BotReady, EndSession, Injected, OutputConfigured, SetClientReady
 from rtvi_actors.protocol import server
 from rtvi_actors.protocol.codec import decode_server, to_json
@@ -133,7 +133,7 @@ class Commands:
 
     def transcription(self, text: str, user_id: str = "", timestamp: str | None = None, final: bool = True) -> None:
         """What the user said; interim where not `final`. `timestamp` is ISO 8601, now by default."""
-        when = timestamp or datetime.now(UTC).isoformat(timespec="milliseconds")
+        when = timestamp or Ledger.timestamp()
         self._to("observer", frames.Transcription(_text(text, "text"), _text(user_id, "user_id"), when, final))
 
     def llm_started(self) -> None:

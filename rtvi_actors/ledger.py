@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from rtvi_actors.errors import ClientError
 from rtvi_actors.messages import Outcome
+from rtvi_actors.runtime.context import wall_time_s
 from rtvi_actors.runtime.futures import ActorFuture
 
 __all__ = ["Account", "Conservation", "DoorBook", "Ledger", "OpenRequest"]
@@ -259,4 +260,4 @@ class Ledger:
     @staticmethod
     def timestamp() -> str:
         """Now, ISO 8601, UTC."""
-        return datetime.now(UTC).isoformat(timespec="milliseconds")
+        return datetime.fromtimestamp(wall_time_s(), UTC).isoformat(timespec="milliseconds")

@@ -7,7 +7,6 @@ the order of the children) and `BACK` (what flows back, by name); which concern 
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -47,6 +46,7 @@ from rtvi_actors.outbox import Outbox
 from rtvi_actors.protocol.codec import to_json
 from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData
 from rtvi_actors.runtime.backend import waiter
+from rtvi_actors.runtime.context import new_uuid
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.registry import ActorStatistics, of_cell
@@ -148,7 +148,7 @@ class Session:
     """One client's actors. Made by `open_session`."""
 
     def __init__(self, bot: Bot, transport: Transport, options: SessionOptions, system: ActorSystem) -> None:
-        self.id = f"session-{uuid.uuid4().hex[:8]}"
+        self.id = f"session-{new_uuid().hex[:8]}"
         self.system = system
         self.options = options
         self._transport = transport

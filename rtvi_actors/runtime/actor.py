@@ -102,7 +102,7 @@ class AnyioActor(pykka.Actor):
         cell, self._slot = self._slot, None
         if cell is None:
             super().__init__()
-            cell = self.cell_class(type(self), *self._recipe, mailbox=self.actor_inbox, urn=self.actor_urn)
+            cell = self.cell_class(type(self), *self._recipe, mailbox=self.actor_inbox)
             cell.stopped = self.actor_stopped
             cell.bind_ref()
             cell.actor = self

@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -23,7 +22,7 @@ from pykka import messages as pykka_messages
 from rtvi_actors.errors import ActorError, Crash, HandlerFailed, Rejected, StartFailed
 from rtvi_actors.runtime.backend import Backend
 from rtvi_actors.runtime.clock import Timer, Timers
-from rtvi_actors.runtime.context import LOCAL, Effect
+from rtvi_actors.runtime.context import LOCAL, Effect, new_uuid
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import Group, GroupSpec, Job
 from rtvi_actors.runtime.mailbox import Letter, Mailbox
@@ -78,6 +77,10 @@ class Host(Protocol):
 
     schedule: Callable[[Cell], None]
     bridge: Callable[[Callable[[Any], None], Any], None]
+    mail_thread_id: int
+    """The thread whose mail needs no bridge: the loop's; in a simulation none."""
+    instrument: Callable[[Cell, Callable[[Any], Any]], Callable[[Any], Any]] | None
+    """What a simulation puts around every synchronous handler."""
 
     def adopt(self, cell: Cell) -> None: ...
 
@@ -118,7 +121,7 @@ class Cell:
     ) -> None:
         self.actor_class = actor_class
         self.recipe = (args, kwargs or {})
-        self.urn = urn or uuid.uuid4().urn
+        self.urn = urn or new_uuid().urn
         self.name = name or actor_class.__name__
         self.named = bool(name)
         self.mailbox: Mailbox = mailbox if mailbox is not None else actor_class._create_actor_inbox()
@@ -182,7 +185,7 @@ class Cell:
         self.timers = host.timers
         self.mailbox.owner = self.name
         self.mailbox.bridge = host.bridge
-        self.mailbox.thread_id = host.backend.thread_id
+        self.mailbox.thread_id = host.mail_thread_id
         self.mailbox.notify = self.notify
         specs = {**self.actor_class.groups, MAIN: GroupSpec(contain=False, max_queued=1_000_000)}
         self.groups = {name: Group(self, name, spec) for name, spec in specs.items()}
@@ -237,6 +240,8 @@ class Cell:
         if self.declaration is not None:
             handlers, later_ones = self.declaration.handlers, self.declaration.asynchronous
             self._bound = {kind: getattr(self.actor, name) for kind, name in handlers.items() if kind not in later_ones}
+            if self.host.instrument is not None:
+                self._bound = {kind: self.host.instrument(self, handler) for kind, handler in self._bound.items()}
 
     def restart(self) -> bool:
         """A new instance behind the same identity. Raises what the constructor or `on_start` raised.

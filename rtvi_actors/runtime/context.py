@@ -7,14 +7,29 @@ holds its `Worker` in `CURRENT`: once the worker is fenced, everything it sends 
 
 from __future__ import annotations
 
+import random
 import threading
+import time
+import uuid
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias
 
 from rtvi_actors.errors import Fenced
 
-__all__ = ["CURRENT", "LOCAL", "Effect", "Running", "check_fence", "commit", "later", "savepoint"]
+__all__ = [
+    "CURRENT",
+    "LOCAL",
+    "Effect",
+    "Running",
+    "Sources",
+    "check_fence",
+    "commit",
+    "later",
+    "new_uuid",
+    "savepoint",
+    "wall_time_s",
+]
 
 Effect: TypeAlias = tuple[Callable[[Any], object], Any]
 
@@ -26,7 +41,24 @@ class Running(Protocol):
     actor: Any
 
 
+class Sources:
+    """Where chance and the time of day come from. A simulation sets its own, for its thread (`LOCAL.sources`)."""
+
+    random: random.Random = random.SystemRandom()
+    """Jitter."""
+
+    @staticmethod
+    def uuid() -> uuid.UUID:
+        return uuid.uuid4()
+
+    @staticmethod
+    def wall_time_s() -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+
 class _Local(threading.local):
+    sources: Sources = Sources()
     stage: list[Effect] | None = None
     """Effects of the synchronous handler that runs on this thread, in order; `None` when none runs."""
     actor: Any = None
@@ -35,6 +67,16 @@ class _Local(threading.local):
 
 LOCAL = _Local()
 CURRENT: ContextVar[Running | None] = ContextVar("rtvi_actors_current", default=None)
+
+
+def new_uuid() -> uuid.UUID:
+    """Of an actor, a session."""
+    return LOCAL.sources.uuid()
+
+
+def wall_time_s() -> float:
+    """The time of day, in seconds since the epoch."""
+    return LOCAL.sources.wall_time_s()
 
 
 def check_fence() -> None:

@@ -50,6 +50,8 @@ class ActorSystem:
         self.timers: Timers
         self.schedule: Callable[[Cell], None]
         self.bridge: Callable[[Callable[[Any], None], Any], None]
+        self.mail_thread_id: int
+        self.instrument: Callable[[Cell, Callable[[Any], Any]], Callable[[Any], Any]] | None = None
         self.registry = Registry()
         self.dead_letters = 0
         """How many messages were not handled, of all actors."""
@@ -69,6 +71,7 @@ class ActorSystem:
         # What cells ask of their host: no method of ours in between, this is the path of every message.
         self.schedule = self._dispatcher.schedule
         self.bridge = self._dispatcher.bridge
+        self.mail_thread_id = self.backend.thread_id
         set_host(self, self.backend.thread_id, True)
         self._own_sigint()
         return self
