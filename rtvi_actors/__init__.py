@@ -15,10 +15,12 @@ from rtvi_actors.errors import (
     AskTimeout,
     ClientError,
     Crash,
+    CyclicAsk,
     Dead,
     DeclarationError,
     Fenced,
     HandlerFailed,
+    HandlerTimeout,
     InvalidData,
     InvalidEnvelope,
     NameTaken,
@@ -29,6 +31,7 @@ from rtvi_actors.errors import (
     Overloaded,
     Rejected,
     RequestError,
+    RestartLimit,
     RtviError,
     SessionClosed,
     SessionError,
@@ -41,6 +44,7 @@ from rtvi_actors.errors import (
     WouldBlock,
 )
 from rtvi_actors.frames import (
+    ActorGivenUp,
     AggregatedText,
     BotStartedSpeaking,
     BotStoppedSpeaking,
@@ -72,14 +76,15 @@ from rtvi_actors.frames import (
 from rtvi_actors.messages import Received
 from rtvi_actors.protocol.envelope import Json
 from rtvi_actors.runtime.actor import AnyioActor
-from rtvi_actors.runtime.cell import DeadLetter
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import GroupSpec
 from rtvi_actors.runtime.refs import ActorRef
-from rtvi_actors.runtime.registry import ActorStatistics, statistics
-from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
+from rtvi_actors.runtime.registry import ActorStatistics, Inspection, statistics
+from rtvi_actors.runtime.signals import Books, DeadLetter, Terminated
+from rtvi_actors.runtime.supervisor import Backoff, ChildSpec, Escalation, Supervisor
 from rtvi_actors.runtime.system import ActorSystem, start_blocking_system
 from rtvi_actors.runtime.threads import ThreadingActor
+from rtvi_actors.runtime.watchdog import StuckHandler
 from rtvi_actors.session import (
     CustomActor,
     Session,
@@ -95,12 +100,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ActorError",
     "ActorFuture",
+    "ActorGivenUp",
     "ActorRef",
     "ActorStatistics",
     "ActorSystem",
     "AggregatedText",
     "AnyioActor",
     "AskTimeout",
+    "Backoff",
+    "Books",
     "Bot",
     "BotStartedSpeaking",
     "BotStoppedSpeaking",
@@ -112,15 +120,19 @@ __all__ = [
     "Concern",
     "Crash",
     "CustomActor",
+    "CyclicAsk",
     "Dead",
     "DeadLetter",
     "DeclarationError",
     "EndTask",
+    "Escalation",
     "Fenced",
     "FunctionCallResult",
     "GroupSpec",
     "HandlerFailed",
+    "HandlerTimeout",
     "InputAudioRaw",
+    "Inspection",
     "Interruption",
     "InvalidData",
     "InvalidEnvelope",
@@ -144,6 +156,7 @@ __all__ = [
     "RequestError",
     "RequestExpired",
     "Response",
+    "RestartLimit",
     "RtviError",
     "Session",
     "SessionClosed",
@@ -153,10 +166,12 @@ __all__ = [
     "SpokenText",
     "StartAudio",
     "StartFailed",
+    "StuckHandler",
     "Supervisor",
     "TTSStarted",
     "TTSStopped",
     "TTSText",
+    "Terminated",
     "ThreadingActor",
     "TooLarge",
     "Transcription",

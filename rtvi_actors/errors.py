@@ -18,15 +18,20 @@
     │   ├── Unknown                 no actor has this name
     │   ├── NameTaken               a living actor has this name
     │   ├── AskTimeout              no reply within the deadline
+    │   ├── CyclicAsk               an ask that would come back to an actor that waits for its answer
     │   ├── HandlerFailed           the handler of an asked message raised; the cause is chained
+    │   ├── HandlerTimeout          a handler ran longer than its deadline
     │   ├── Fenced                  a send by a task whose actor has been restarted or given up on it
     │   ├── WouldBlock              a blocking call on the event loop's own thread
     │   ├── NoSystem                no actor system runs here
     │   ├── StartFailed             an actor's constructor or on_start raised; the cause is chained
+    │   ├── RestartLimit            a supervisor gave up: too many restarts; the cause is chained
+    │   ├── RealIo                  a socket, a process or a thread within a simulation
+    │   ├── Stalled                 a simulation that waits for what cannot come any more
     │   └── Crash                   raised *by* a handler: restart me
     └── SessionError                what a host did wrong, or what ended its session
-        ├── RequestError            raised by a request handler: its text goes to the client, as the application's own
-        words ├── NotJson                 the application handed over a value that JSON cannot hold
+        ├── RequestError            raised by a request handler: its text goes to the client
+        ├── NotJson                 the application handed over a value that JSON cannot hold
         ├── TooLarge                the application handed over more than the client may receive
         ├── NoResampler             bot audio at another rate than the client's, and no soxr
         └── SessionClosed           the session is over
@@ -42,10 +47,12 @@ __all__ = [
     "AskTimeout",
     "ClientError",
     "Crash",
+    "CyclicAsk",
     "Dead",
     "DeclarationError",
     "Fenced",
     "HandlerFailed",
+    "HandlerTimeout",
     "InvalidData",
     "InvalidEnvelope",
     "NameTaken",
@@ -54,11 +61,14 @@ __all__ = [
     "NotJson",
     "NotRtvi",
     "Overloaded",
+    "RealIo",
     "Rejected",
     "RequestError",
+    "RestartLimit",
     "RtviError",
     "SessionClosed",
     "SessionError",
+    "Stalled",
     "StartFailed",
     "TooLarge",
     "Undeclared",
@@ -211,8 +221,26 @@ class AskTimeout(ActorError):
     """No reply within the deadline."""
 
 
+class CyclicAsk(ActorError):
+    """An ask that would come back to an actor that waits for the answer: it would wait until its deadline.
+
+    `path` names the actors, from the first asker to the one that was to be asked again.
+    """
+
+    def __init__(self, path: tuple[str, ...]) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return " -> ".join(self.path)
+
+
 class HandlerFailed(ActorError):
     """The handler of an asked message raised. `__cause__` is the error."""
+
+
+class HandlerTimeout(ActorError, TimeoutError):
+    """A handler ran longer than its class's `handler_timeout_s` or its group's `timeout_s`."""
 
 
 class Fenced(ActorError):
@@ -229,6 +257,35 @@ class NoSystem(ActorError):
 
 class StartFailed(ActorError):
     """A constructor or `on_start` raised. `__cause__` is the error; no name or registry entry is left behind."""
+
+
+class RestartLimit(ActorError):
+    """A supervisor gave up: one of its children was to be restarted once too often. `__cause__` is the child's
+    error."""
+
+    def __init__(self, supervisor: str, child: str) -> None:
+        super().__init__(supervisor, child)
+        self.supervisor = supervisor
+        self.child = child
+
+    def __str__(self) -> str:
+        return f"{self.supervisor} gave up: {self.child} had to be restarted too often"
+
+
+class RealIo(ActorError):
+    """A socket, a process, a worker thread or another thread's call within a simulation: no seed could replay it."""
+
+
+class Stalled(ActorError):
+    """A simulation in which nothing can happen any more, though its story has not ended; `waiting` says who waits."""
+
+    def __init__(self, reason: str, waiting: tuple[str, ...]) -> None:
+        super().__init__(reason, waiting)
+        self.reason = reason
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        return "\n".join((self.reason, *self.waiting))
 
 
 class Crash(ActorError):

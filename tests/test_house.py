@@ -51,14 +51,19 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "mailbox",
         "declare",
         "groups",
+        "signals",
         "refs",
         "cell",
         "actor",
         "dispatcher",
+        "watchdog",
         "supervisor",
         "registry",
         "threads",
         "system",
+        "choices",
+        "virtual",
+        "post",
         "simulation",
     ),
     "inspection": ("tree", "text"),
@@ -82,6 +87,8 @@ EXCEPTIONS = {
 CORE = {"anyio", "msgspec", "pykka"}
 """The dependencies without extras (DESIGN.md 9)."""
 NOT_IN_PROTOCOL = {"asyncio", "threading", "logging", "time", "datetime", "socket", "selectors", "queue", "random"}
+SIMULATED = {"runtime.virtual", "runtime.post", "runtime.simulation"}
+"""The simulation *is* an event loop."""
 LOOPS = {"asyncio", "trio", "uvloop", "sniffio"}
 EXTRAS = (
     *("starlette", "uvicorn", "websockets", "uvloop", "google.protobuf", "soxr", "numpy", "typer", "rich"),
@@ -91,9 +98,9 @@ EXTRAS = (
 GENERATED = {"transports.frames_pb2"}
 DECLARATIONS = {"frames", "messages", "options", "streams"}
 """Modules of Structs and Protocols: what they declare is tested where it is used."""
-NO_MODULE = {"test_examples.py", "test_fuzz.py", "test_house.py", "test_readme.py", "test_restart.py"}
+NO_MODULE = {"test_examples.py", "test_fuzz.py", "test_house.py", "test_readme.py", "test_restart.py", "test_soak.py"}
 """Tests of the whole, at the top of tests/."""
-NO_MIRROR = {"e2e", "vectors"}
+NO_MIRROR = {"e2e", "pykka_suite", "simulated", "vectors"}
 """Folders of tests that drive the whole from outside."""
 
 
@@ -249,7 +256,7 @@ def test_runtime_and_protocol_know_nothing_of_each_other() -> None:
 def test_only_the_backend_imports_an_event_loop_below_the_programs_that_people_run() -> None:
     programs = {"client", "testing", "server", "cli"}
     named = {found.source for found in IMPORTS if _package(found) in LOOPS}
-    assert named - programs <= {"runtime.backend"}
+    assert named - programs <= {"runtime.backend", *SIMULATED}
 
 
 def test_importing_the_package_imports_no_extra() -> None:

@@ -9,12 +9,18 @@ The files, each importing only those above it::
     mailbox      bytes in, bytes out; the codec; bounds
     declare      an actor's messages, from its annotations
     groups       asynchronous handlers, in tasks of the actor's own
+    signals      stop, crash, inspect; Terminated, dead letters, books
     refs         pykka's reference, to what stays over a crash
     cell         what stays of an actor over its crashes
     actor        AnyioActor, what people write
     dispatcher   the shared run queue
-    supervisor   child specs, one_for_one, restart limit
+    watchdog     who holds the event loop
+    supervisor   child specs, strategies, back-off, restart limit
     registry     names and statistics
     threads      ThreadingActor
     system       ActorSystem, start_blocking_system
+    choices      what a seed decides
+    virtual      an event loop whose order and time are decisions
+    post         mail on its way, with faults
+    simulation   a system that runs on these
 """

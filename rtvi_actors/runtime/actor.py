@@ -7,13 +7,13 @@ types; everything hangs on these three. What outlives a crash is the actor's cel
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, Self
 
 import pykka
 from pykka import messages as pykka_messages
 
-from rtvi_actors.errors import NoSystem, StartFailed, Unknown
+from rtvi_actors.errors import DeclarationError, NoSystem, StartFailed, Undeclared, Unknown
 from rtvi_actors.runtime.cell import MAIN, Cell, Host
 from rtvi_actors.runtime.clock import Timer
 from rtvi_actors.runtime.context import CURRENT, LOCAL, later
@@ -22,6 +22,7 @@ from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import GroupSpec, Job
 from rtvi_actors.runtime.mailbox import Mailbox, Overflow
 from rtvi_actors.runtime.refs import ActorRef
+from rtvi_actors.runtime.signals import Terminated
 
 __all__ = ["AnyioActor", "current_actor", "current_host", "make_cell", "set_host"]
 
@@ -75,6 +76,14 @@ class AnyioActor(pykka.Actor):
     max_mail_bytes: ClassVar[int] = 64 * 1024 * 1024
     """The bound of the mailbox, in bytes."""
     overflow: ClassVar[Overflow] = "refuse"
+    """What a full mailbox does with one more message."""
+    bulk: ClassVar[frozenset[type]] = frozenset()
+    """Declared messages that wait in the bulk lane, behind all others, where the oldest gives way: audio, above all."""
+    max_bulk: ClassVar[int] = 1024
+    max_bulk_bytes: ClassVar[int] = 16 * 1024 * 1024
+    handler_timeout_s: ClassVar[float | None] = None
+    """How long an asynchronous handler that holds up the mailbox may run, or any handler of a `ThreadingActor`. Longer
+    is a crash (exit ``timeout``)."""
     async_group: ClassVar[str] = MAIN
     """The group of asynchronous handlers. ``main`` is exclusive: the mailbox waits for them."""
     declaration: ClassVar[Declaration | None] = None
@@ -91,6 +100,10 @@ class AnyioActor(pykka.Actor):
         super().__init_subclass__(**kwargs)
         cls.hears_handled = cls.on_handled is not AnyioActor.on_handled
         cls.declaration = declare(cls, cls.not_handlers, locals_of_class_statement())
+        undeclared = cls.bulk.difference(cls.declaration.handlers if cls.declaration is not None else ())
+        if undeclared:
+            names = ", ".join(sorted(kind.__qualname__ for kind in undeclared))
+            raise DeclarationError(f"{cls.__qualname__}: no handler takes {names}, which it names as bulk")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         actor = super().__new__(cls)
@@ -141,6 +154,14 @@ class AnyioActor(pykka.Actor):
         """pykka's hook; `start` opens the cell itself, so that a failed start is reported to the starter."""
         self.cell.open(current_host())
 
+    @property
+    def has_children(self) -> bool:
+        """Whether other actors are to end before this one (`Supervisor`)."""
+        return False
+
+    def stop_children(self) -> None:
+        """It is to stop: see that they end."""
+
     def stop(self) -> None:
         """Stop this actor after the mail that it has."""
         self.actor_ref.tell(pykka_messages._ActorStop())
@@ -189,15 +210,39 @@ class AnyioActor(pykka.Actor):
         """
         cell = self.cell
         letter = cell.mailbox.seal(message)
+        letter.own = True
         timer = cell.timers.prepare(delay_s, lambda: cell.mailbox.deliver(letter))
         later(cell.set_timer, timer)
         return timer
+
+    def watch(self, ref: ActorRef[Any]) -> None:
+        """Have a `Terminated` sent to this actor when that one is dead: at once where it is. A restart is no death.
+
+        Raises `Undeclared` where this actor declares messages, and not that one.
+        """
+        declaration = self.cell.declaration
+        if declaration is not None and Terminated not in declaration.handlers:
+            raise Undeclared(f"{self.cell.name} declares no handler for Terminated")
+        later(self.cell.watch, ref.cell)
+
+    def unwatch(self, ref: ActorRef[Any]) -> None:
+        """Take a `watch` back: no `Terminated` of that actor arrives any more."""
+        later(self.cell.unwatch, ref.cell)
 
     def snapshot(self, state: Any) -> None:
         """Hand out the immutable state that a restarted instance is given (`restore`)."""
         later(self.cell.keep_snapshot, state)
 
     # -- hooks -------------------------------------------------------------------------
+
+    @staticmethod
+    def mail_key(message: Any) -> Hashable:
+        """By what a message may be coalesced where `overflow` says so; `None`: not at all. In the sender's thread."""
+        return None
+
+    def on_inspect(self) -> Mapping[str, Any]:
+        """What an inspection should show of its state (`ActorSystem.inspect`), as values that JSON can hold."""
+        return {}
 
     def restore(self, state: Any) -> None:
         """Called on a restarted instance before `on_start`, with the last snapshot, if one was handed out."""

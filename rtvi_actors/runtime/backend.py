@@ -84,12 +84,17 @@ class Backend(Protocol):
         ...
 
 
+def _trio(name: str) -> Any:
+    """Something of trio's, where it is imported; `None` where another thread is still at it: nothing runs on it yet."""
+    return getattr(sys.modules.get("trio"), name, None)
+
+
 def on_event_loop() -> bool:
     """Whether this thread is running an event loop right now, so that blocking it would freeze the loop."""
     if asyncio._get_running_loop() is not None:
         return True
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())
+    running = getattr(_trio("lowlevel"), "in_trio_run", None)
+    return running is not None and bool(running())
 
 
 def loops_own(error: BaseException) -> bool:
@@ -100,8 +105,8 @@ def loops_own(error: BaseException) -> bool:
     that is gone throws GeneratorExit into what it leaves behind, with no task running.
     """
     if not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-        trio = sys.modules.get("trio")
-        return trio is not None and isinstance(error, trio.Cancelled)
+        cancelled = _trio("Cancelled")
+        return cancelled is not None and isinstance(error, cancelled)
     if _in_trio():
         return False
     try:
@@ -112,8 +117,8 @@ def loops_own(error: BaseException) -> bool:
 
 
 def _in_trio() -> bool:
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_task())
+    running = getattr(_trio("lowlevel"), "in_trio_task", None)
+    return running is not None and bool(running())
 
 
 def waiter() -> tuple[Parker, Callable[[], None]]:

@@ -14,59 +14,36 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
-import msgspec
 from pykka import messages as pykka_messages
 
-from rtvi_actors.errors import ActorError, Crash, HandlerFailed, Rejected, StartFailed
+from rtvi_actors.errors import ActorError, Crash, CyclicAsk, HandlerFailed, HandlerTimeout, Rejected, StartFailed
 from rtvi_actors.runtime.backend import Backend
 from rtvi_actors.runtime.clock import Timer, Timers
-from rtvi_actors.runtime.context import LOCAL, Effect, new_uuid
+from rtvi_actors.runtime.context import CURRENT, LOCAL, Effect, new_uuid
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import Group, GroupSpec, Job
-from rtvi_actors.runtime.mailbox import Letter, Mailbox
+from rtvi_actors.runtime.mailbox import DRAINED, DROPPED, VOID, Lane, Letter, Mailbox, encode
 from rtvi_actors.runtime.refs import ActorDead, ActorRef, ActorTimeout
+from rtvi_actors.runtime.signals import Books, DeadLetter, ExitReason, Inject, Inspect, Stop, Terminated
 
 if TYPE_CHECKING:
     from rtvi_actors.runtime.actor import AnyioActor
 
-__all__ = ["MAIN", "Cell", "DeadLetter", "Host", "Inject", "Parent", "Stop"]
+__all__ = ["MAIN", "Cell", "Host", "Parent"]
 
 logger = logging.getLogger("rtvi_actors.runtime")
 
 S = TypeVar("S")
 
 
-MAIN = "main"
+MAIN: Final = "main"
 """The group of asynchronous handlers that were not given to another: exclusive, and a failure crashes the actor."""
-
-
-class Stop(msgspec.Struct):
-    """Control lane: stop now (`drain_s` 0: a kill), or when the mail that is there is handled."""
-
-    drain_s: float
-    reason: str
-    done: ActorFuture[bool]
-
-
-class Inject(msgspec.Struct):
-    """Control lane: crash as if a handler had raised `error`, between two messages (tests, demonstrations)."""
-
-    error: BaseException
-
-
-class DeadLetter(msgspec.Struct, frozen=True):
-    """A message that was not handled, with the reason.
-
-    crashed, failed (a contained asynchronous handler), cancelled, restarted, overflow, expired, undecodable, killed,
-    dead.
-    """
-
-    receiver: str
-    reason: str
-    body: Any
-    """The encoded message (bytes), or the object where the receiver takes objects."""
+BURIED_AT_ONCE: Final = 512
+"""Letters of a dead actor's that become dead letters in one turn of the loop."""
+BULK_SHARE: Final = 8
+"""One place in so many of a batch is kept for the bulk lane."""
 
 
 class Host(Protocol):
@@ -88,6 +65,10 @@ class Host(Protocol):
 
     def dead_letter(self, letter: DeadLetter) -> None: ...
 
+    def bury(self, cell: Cell) -> None:
+        """Have `Cell.bury` called turn by turn until it is done."""
+        ...
+
     def run_on_loop(self, function: Callable[[], S]) -> S: ...
 
 
@@ -97,17 +78,28 @@ class Parent(Protocol):
     @property
     def name(self) -> str: ...
 
-    def child_failed(self, cell: Cell, error: BaseException) -> None: ...
+    def restarts(self, cell: Cell, how: ExitReason) -> bool:
+        """Whether an incarnation that ends so is to be followed by another."""
+        ...
 
-    def child_restarted(self, cell: Cell) -> None: ...
+    def child_exited(self, cell: Cell, how: ExitReason, error: BaseException | None) -> None:
+        """An incarnation has ended, and the cell is suspended: restart it, now or later, or finish it."""
+        ...
 
-    def restart_failed(self, cell: Cell, error: BaseException) -> None: ...
+    def child_restarted(self, cell: Cell) -> None:
+        """A restart that was to be told later has succeeded."""
+        ...
 
-    def child_stopped(self, cell: Cell) -> None: ...
+    def child_stopped(self, cell: Cell) -> None:
+        """The cell is dead."""
+        ...
 
 
 class Cell:
     """What stays of an actor over its crashes. Loop thread only, but for the mailbox and the counters it reads."""
+
+    blocks: ClassVar[bool] = False
+    """Whether its synchronous handlers may wait, on a thread of their own."""
 
     def __init__(
         self,
@@ -132,11 +124,21 @@ class Cell:
         self.links: Mapping[str, ActorRef[Any]] = {}
         self.context: Any = None
         self.on_lost: Callable[[Any, str], None] | None = None
+        self.retries_poison = False
+        """Whether a message that crashes an incarnation is handled once more, by the next."""
         self.state = "new"
+        self.exit: ExitReason = "normal"
+        """As what the incarnation that stops is to end."""
+        self.final = False
+        """Whether that is the end for good."""
+        self.current: Letter | None = None
+        """The letter in a synchronous handler right now. The watchdog reads it from its own thread."""
         self.generation = 0
         self.handled = 0
         self.failed = 0
         self.dropped = 0
+        self.losses: dict[str, int] = {}
+        """Messages that were not handled, by reason."""
         self.abandoned = 0
         self.restarts = 0
         self.queued = False
@@ -149,17 +151,26 @@ class Cell:
         self._bound: dict[type, Callable[[Any], Any]] = {}
         """The synchronous handlers of the instance."""
         self._room: list[ActorFuture[None]] = []
-        self._own_timers: set[Timer] = set()
+        self._own_timers: dict[Timer, None] = {}
         """What `AnyioActor.after` has set and is still to come."""
+        self._drain_letter: Letter | None = None
+        self._drain_timer: Timer | None = None
+        self._watchers: dict[Cell, None] = {}
+        self._watched: dict[Cell, None] = {}
         declaration = self.declaration = actor_class.declaration
         self._handled_hook = actor_class.hears_handled
         mailbox = self.mailbox
         mailbox.owner = self.name
-        mailbox.accepts = declaration.handlers if declaration is not None else None
+        if declaration is not None:
+            bulk = mailbox.accepts_bulk = actor_class.bulk
+            mailbox.accepts = {kind: name for kind, name in declaration.handlers.items() if kind not in bulk}
         mailbox.max_count = actor_class.max_mail
         mailbox.max_bytes = actor_class.max_mail_bytes
-        mailbox.overflow = actor_class.overflow
+        mailbox.max_bulk = actor_class.max_bulk
+        mailbox.max_bulk_bytes = actor_class.max_bulk_bytes
+        mailbox.set_policy(actor_class.overflow, actor_class.mail_key)
         mailbox.on_lost = self.lost
+        mailbox.await_room = self._block_for_room
         self._decode = declaration.decode if declaration is not None else None
 
     def __repr__(self) -> str:
@@ -172,6 +183,19 @@ class Cell:
 
     def current_actor(self) -> AnyioActor | None:
         return self.actor
+
+    def books(self) -> Books:
+        """Where every message that was sent to it is. Counted, not derived: the equation is a check."""
+        mailbox = self.mailbox
+        in_hand = sum(group.letters for group in self.groups.values()) + (self.current is not None)
+        return Books(
+            received=mailbox.received + mailbox.refused,
+            handled=self.handled,
+            refused=mailbox.refused,
+            dropped={reason: count for reason, count in self.losses.items() if reason in DROPPED},
+            dead={reason: count for reason, count in self.losses.items() if reason not in DROPPED},
+            open=len(mailbox) + in_hand,
+        )
 
     def keep_snapshot(self, state: Any) -> None:
         self._saved, self._has_saved = state, True
@@ -187,10 +211,11 @@ class Cell:
         self.mailbox.bridge = host.bridge
         self.mailbox.thread_id = host.mail_thread_id
         self.mailbox.notify = self.notify
-        specs = {**self.actor_class.groups, MAIN: GroupSpec(contain=False, max_queued=1_000_000)}
+        main = GroupSpec(contain=False, max_queued=1_000_000, timeout_s=self.actor_class.handler_timeout_s)
+        specs = {**self.actor_class.groups, MAIN: main}
         self.groups = {name: Group(self, name, spec) for name, spec in specs.items()}
         for name, group in self.groups.items():
-            group.on_idle = self._main_idle if name == MAIN else self._maybe_stopped
+            group.on_idle = self._main_idle if name == MAIN else self.maybe_stopped
 
     def open(self, host: Host) -> None:
         """Start the first instance. Raises `StartFailed`, and leaves nothing behind then."""
@@ -230,6 +255,7 @@ class Cell:
             LOCAL.stage, LOCAL.actor = stage, actor_before
         self._bind_handlers()
         self.state = "running"
+        self.exit, self.final = "normal", False
         self.suspended = not self.groups[MAIN].idle
         self._leave(iter(sent))
         for group in self.groups.values():
@@ -259,48 +285,105 @@ class Cell:
             for job in group.fence():
                 self._report(job, None)
                 self.job_lost(job, "restarted")
+        self._stops_done()
+
+    @property
+    def stops(self) -> bool:
+        """Whether this incarnation is to stop, and handles what is there until then."""
+        return self.state == "stopping" or self._drain_letter is not None
+
+    def take_down(self) -> None:
+        """Suspend an incarnation that has done nothing wrong: it goes with its group (`Supervisor`)."""
+        self._last_hook()
+        self.suspend()
+
+    def end(self, reason: str) -> None:
+        """Run `on_stop` where there is an instance, then finish. For good, whatever the supervisor would say."""
+        self._last_hook()
+        self.finish(reason)
+
+    def _last_hook(self) -> None:
+        if self.state in ("running", "stopping") and self.actor is not None:
+            self.state = "stopping"
+            self._hook("on_stop", self.actor.on_stop)
+
+    def _exit(self, how: ExitReason) -> None:
+        """A stop or a kill that was asked for takes effect now."""
+        if self.state == "dead":
+            return
+        parent = self.parent
+        if parent is None or self.final or not parent.restarts(self, how):
+            self.end(how)
+        elif self.state == "restarting":
+            self._stops_done()  # it is down already, and comes back in its own time
+        else:
+            self.take_down()
+            parent.child_exited(self, how, None)
+
+    def _stops_done(self) -> None:
+        """Whoever asked for a stop has it: this incarnation has ended."""
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            self._drain_timer = None
+        if self._drain_letter is not None:
+            self._drain_letter.body = VOID
+            self._drain_letter = None
+        replies, self._stop_replies = self._stop_replies, []
+        for reply in replies:
+            reply.try_set(None)
+        stops, self._stops = self._stops, []
+        for done in stops:
+            done.try_set(True)
 
     def finish(self, reason: str) -> None:
         """The end: no more mail, no more tasks, no registry entry. Idempotent."""
         if self.state == "dead":
             return
         self.state = "dead"
-        self.mailbox.closed = True
+        self.mailbox.close()
         self.stopped.set()
         for timer in list(self._own_timers):
             timer.cancel()
         for group in self.groups.values():
             for job in group.close():
-                self.job_lost(job, reason)
-        while self.mailbox.user:
-            self.lost(self.mailbox.take(), "dead")
+                self.job_lost(job, reason if reason == "killed" else "dead")
+        if not self.bury():
+            self.host.bury(self)
         self.host.forget(self)
-        for reply in self._stop_replies:
-            reply.try_set(None)
-        while self.mailbox.control:
-            message = self.mailbox.control.popleft()
-            if isinstance(message, Stop):
-                self._stops.append(message.done)
-        for done in self._stops:
-            done.try_set(True)
+        self._end_control()
         self._release_room()
-        self._tell_parent_stopped()
-
-    def _tell_parent_stopped(self) -> None:
+        self._tell_watchers(reason)
         if self.parent is not None:
             self.parent.child_stopped(self)
 
-    def _ask_parent(self, error: BaseException) -> None:
-        """Suspended: what now?"""
-        if self.parent is not None:
-            self.parent.child_failed(self, error)
+    def bury(self, count: int = BURIED_AT_ONCE) -> bool:
+        """Make dead letters of the mail that a dead cell has left, so much of it; returns whether that was all.
 
-    def _stop_now(self, reason: str) -> None:
-        """Run `on_stop`, then finish."""
-        if self.state in ("running", "stopping") and self.actor is not None:
-            self.state = "stopping"
-            self._hook("on_stop", self.actor.on_stop)
-        self.finish(reason)
+        A hundred thousand at once would hold up everybody else for a tenth of a second.
+        """
+        mailbox = self.mailbox
+        for _ in range(count):
+            if mailbox.empty():
+                return True
+            letter = mailbox.take()
+            if letter.body is not VOID and letter.body is not DRAINED:
+                self.lost(letter, "dead")
+        return mailbox.empty()
+
+    def _end_control(self) -> None:
+        control = self.mailbox.control
+        while control:
+            message = control.popleft()
+            if isinstance(message, Stop):
+                self._stops.append(message.done)
+            elif isinstance(message, Inspect):
+                message.done.try_fail(ActorDead(f"{self.ref} stopped"))
+        self._stops_done()
+
+    def _ask_parent(self, how: ExitReason, error: BaseException) -> None:
+        """Suspended by a failure: what now?"""
+        if self.parent is not None:
+            self.parent.child_exited(self, how, error)
 
     def _hook(self, place: str, hook: Callable[..., object], *arguments: Any) -> None:
         """Run a hook behind the firewall: what it raises is counted, and logged with name and place."""
@@ -315,13 +398,52 @@ class Cell:
             LOCAL.stage, LOCAL.actor = before
 
     def begin_stop(self) -> None:
-        """Take no more mail; stop when the jobs that run or wait are done."""
+        """Take no more mail; stop when the jobs that run or wait are done, and the children are dead."""
         self.state = "stopping"
-        self._maybe_stopped()
+        if self.actor is not None:
+            self.actor.stop_children()
+        self.maybe_stopped()
 
-    def _maybe_stopped(self) -> None:
-        if self.state == "stopping" and all(group.idle for group in self.groups.values()):
-            self._stop_now("stopped")
+    def maybe_stopped(self) -> None:
+        """Whoever held up the stop does so no longer."""
+        if self.state != "stopping" or not all(group.idle for group in self.groups.values()):
+            return
+        if self.actor is None or not self.actor.has_children:
+            self._exit(self.exit)
+
+    # -- death watch ---------------------------------------------------------------------
+
+    def watch(self, other: Cell) -> None:
+        """Have this cell told when `other` is dead. Loop thread of `other`."""
+        if other.state == "dead":
+            self._terminated(other, "dead")
+        else:
+            other._watchers[self] = None
+            self._watched[other] = None
+
+    def unwatch(self, other: Cell) -> None:
+        """Take it back, also where the message is there already. Loop thread."""
+        other._watchers.pop(self, None)
+        self._watched.pop(other, None)
+        self.mailbox.void_where(lambda letter: letter.own and self._is_terminated(letter, other.urn))
+
+    def _is_terminated(self, letter: Letter, urn: str) -> bool:
+        message = self._decode(letter.body) if letter.coded and self._decode is not None else letter.body
+        return isinstance(message, Terminated) and message.urn == urn
+
+    def _tell_watchers(self, reason: str) -> None:
+        for other in self._watched:
+            other._watchers.pop(self, None)
+        self._watched.clear()
+        watchers, self._watchers = self._watchers, {}
+        for watcher in watchers:
+            watcher._watched.pop(self, None)
+            watcher._terminated(self, reason)
+
+    def _terminated(self, other: Cell, reason: str) -> None:
+        message = Terminated(other.name, other.urn, reason)
+        coded = self.declaration is not None
+        self.mailbox.deliver(Letter(encode(message) if coded else message, coded=coded, own=True))
 
     # -- mail ----------------------------------------------------------------------------
 
@@ -331,13 +453,15 @@ class Cell:
             self.queued = True
             self.host.schedule(self)
 
-    def ask(self, message: Any, future: ActorFuture[Any], timeout_s: float) -> None:
+    def ask(self, message: Any, future: ActorFuture[Any], timeout_s: float, *, blocking: bool = False) -> None:
         """Send with a reply future and a deadline. The deadline is kept on the loop, whoever asks."""
         host: Host | None = getattr(self, "host", None)
         if host is None:
             future.try_fail(ActorDead(f"{self.name} has not started"))
             return
-        letter = self.mailbox.seal(message, future, host.backend.now() + timeout_s)
+        due_s = host.backend.now() + timeout_s
+        letter = self.mailbox.seal(message, future, due_s)
+        self._join_chain(letter, blocking)
         try:
             self.mailbox.send(letter)
         except Rejected:
@@ -346,6 +470,18 @@ class Cell:
             self._set_deadline(letter)
         else:
             host.bridge(self._set_deadline, letter)
+
+    def _join_chain(self, letter: Letter, blocking: bool) -> None:
+        """The ask may be part of another one's answer: the earlier deadline counts, and nobody may be in it twice."""
+        asker, asked = _who_asks(blocking)
+        path: tuple[Cell, ...] = asked.path if asked is not None else ()
+        if asker is not None:
+            path = (*path, asker)
+        if self in path:
+            raise CyclicAsk(tuple(cell.name for cell in (*path, self)))
+        letter.path = path
+        if asked is not None and asked.due_s:
+            letter.due_s = min(letter.due_s, asked.due_s)
 
     def _set_deadline(self, letter: Letter) -> None:
         """Fail an ask when it is due. Loop thread."""
@@ -367,59 +503,72 @@ class Cell:
         """Loop thread. One that was cancelled before is not set, nor one of an actor that has died."""
         if timer.callback is not None and self.state != "dead":
             timer.keeper = self._own_timers
-            self._own_timers.add(timer)
+            self._own_timers[timer] = None
             self.timers.add(timer)
 
     def run(self, batch: int) -> int:
         """Handle up to `batch` letters, control first. Called by the dispatcher; never raises."""
         mailbox = self.mailbox
-        user = mailbox.user
+        user, bulk = mailbox.user, mailbox.bulk
         count = 0
         while count < batch:
             if mailbox.control:
                 self._control(mailbox.control.popleft())
                 count += 1
-            elif user and self.state == "running" and not self.suspended:
-                if user[0].coded:
-                    count += self._handle_row(batch - count)
-                else:
-                    self._handle_object(user.popleft())
-                    count += 1
+            elif self.state != "running" or self.suspended:
+                break
+            elif user and (not bulk or count < batch - batch // BULK_SHARE):
+                count += self._handle_next(user, batch - count - (batch // BULK_SHARE if bulk else 0))
+            elif bulk:
+                count += self._handle_next(bulk, batch - count)
             else:
                 break
         if self._room:
             self._release_room()
+        if mailbox.on_low is not None:
+            mailbox.sink()
         self.queued = False
-        if mailbox.control or (user and self.state == "running" and not self.suspended):
+        if mailbox.control or (self.state == "running" and not self.suspended and (user or bulk)):
             self.notify()
         return count
 
-    def _handle_row(self, limit: int) -> int:
+    def _handle_next(self, lane: Lane, limit: int) -> int:
+        if lane[0].coded:
+            return self._handle_row(lane, limit)
+        letter = lane.popleft()
+        self.mailbox.taken(letter)
+        self._handle_object(letter)
+        return 1
+
+    def _handle_row(self, lane: Lane, limit: int) -> int:
         """Handle the encoded letters that come next, as far as nothing else is due; returns how many."""
         mailbox = self.mailbox
-        user, control = mailbox.user, mailbox.control
+        control = mailbox.control
         stage: list[Effect] = []
         LOCAL.stage, LOCAL.actor = stage, self.actor
         count = 0
         try:
-            while user and count < limit and user[0].coded and not control and not self.suspended:
-                letter = user.popleft()
-                mailbox.user_bytes -= len(letter.body)
+            while lane and count < limit and lane[0].coded and not control and not self.suspended:
+                self.current = letter = lane.popleft()
+                lane.size_bytes -= len(letter.body)
+                if letter.key is not None:
+                    mailbox.taken(letter)
                 count += 1
                 if not self._handle_staged(letter, stage):
                     break
         finally:
-            LOCAL.stage = LOCAL.actor = None
+            LOCAL.stage = LOCAL.actor = self.current = None
         return count
 
     def _handle(self, letter: Letter) -> None:
         """Handle one encoded letter."""
         stage: list[Effect] = []
         LOCAL.stage, LOCAL.actor = stage, self.actor
+        self.current = letter
         try:
             self._handle_staged(letter, stage)
         finally:
-            LOCAL.stage = LOCAL.actor = None
+            LOCAL.stage = LOCAL.actor = self.current = None
 
     def _handle_staged(self, letter: Letter, stage: list[Effect]) -> bool:
         """Handle a letter with `stage` open, and let what was staged leave. Returns whether the actor lives on.
@@ -427,17 +576,20 @@ class Cell:
         While effects run the stage stays open: what they send in turn leaves behind what was staged before.
         """
         if letter.due_s and letter.due_s <= self.backend.now():
+            self.current = None
             self.lost(letter, "expired")
         else:
             try:
                 message = self._decode(letter.body)  # type: ignore[misc]
             except Exception as error:  # msgspec's, a nesting too deep, or what a field's own decoder raises
                 logger.error("%s was sent a message it cannot decode", self.name, exc_info=error)
+                self.current = None
                 self.lost(letter, "undecodable")
                 return self._commit(stage)
             handler = self._bound.get(type(message))
             if handler is None:
                 handlers = self.declaration.handlers  # type: ignore[union-attr]
+                self.current = None
                 self._start_job(Job(handlers[type(message)], (message,), letter))
                 return self._commit(stage)
             try:
@@ -446,10 +598,11 @@ class Cell:
                     self.actor.on_handled(message)  # type: ignore[union-attr]
             except BaseException as error:
                 stage.clear()
-                LOCAL.stage = LOCAL.actor = None
+                LOCAL.stage = LOCAL.actor = self.current = None
                 self._failed(letter, error)
                 return False
             self.handled += 1
+            self.current = None
             if letter.reply is not None:
                 self._commit(stage)
                 letter.reply.try_set(result)
@@ -493,13 +646,20 @@ class Cell:
     def _main_idle(self) -> None:
         self.suspended = False
         if self.state == "stopping":
-            self._maybe_stopped()
+            self.maybe_stopped()
         else:
             self.notify()
 
     def _handle_object(self, letter: Letter) -> None:
         """pykka's own messages, and any message of an actor that declares none: pykka's rules."""
+        if letter.body is VOID:
+            return
+        if letter.body is DRAINED:
+            self._drain_letter = None
+            self.begin_stop()
+            return
         if isinstance(letter.body, pykka_messages._ActorStop):
+            self.handled += 1
             if letter.reply is not None:
                 self._stop_replies.append(letter.reply)
             self.begin_stop()
@@ -509,19 +669,21 @@ class Cell:
             return
         stage: list[Effect] = []
         LOCAL.actor, LOCAL.stage = self.actor, stage
+        self.current = letter
         try:
             result = self.actor._handle_receive(letter.body)  # type: ignore[union-attr]
         except BaseException as error:
-            LOCAL.stage = LOCAL.actor = None
+            LOCAL.stage = LOCAL.actor = self.current = None
             if not self._askers_own(letter, error):
                 self._failed(letter, error)
             return
-        LOCAL.stage = LOCAL.actor = None
-        self._leave(iter(stage))
+        LOCAL.stage = LOCAL.actor = self.current = None
         if hasattr(result, "cr_await"):
+            self._leave(iter(stage))
             self._start_job(Job("proxied call", (), letter, result))
             return
         self.handled += 1
+        self._leave(iter(stage))
         if letter.reply is not None:
             letter.reply.try_set(result)
 
@@ -530,28 +692,53 @@ class Cell:
         if letter.coded or letter.reply is None or not isinstance(error, Exception) or isinstance(error, Crash):
             return False
         self.failed += 1
+        self.handled += 1
+        logger.info("Exception returned from %s to caller:", self.ref, exc_info=error)  # as pykka words it
         letter.reply.try_fail(error)
         return True
 
     def _control(self, message: Any) -> None:
         if isinstance(message, Stop):
-            if self.state == "dead":
-                message.done.try_set(False)
-                return
-            self._stops.append(message.done)
-            if message.drain_s <= 0 or self.state not in ("running", "stopping"):
-                self._stop_now(message.reason)
-            else:
-                self._drain(message)
-        elif isinstance(message, Inject) and self.state == "running":
-            self._failed(None, message.error)
+            self._stop(message)
+        elif isinstance(message, Inject):
+            if self.state == "running":
+                self._failed(None, message.error)
+        elif isinstance(message, Inspect):
+            self._inspect(message)
+
+    def _inspect(self, message: Inspect) -> None:
+        if self.state == "dead":
+            message.done.try_fail(ActorDead(f"{self.ref} stopped"))
+            return
+        try:
+            message.done.try_set(message.read(self))
+        except BaseException as error:
+            message.done.try_fail(error)
+
+    def _stop(self, message: Stop) -> None:
+        if self.state == "dead":
+            message.done.try_set(False)
+            return
+        self._stops.append(message.done)
+        self.exit = message.exit
+        self.final = self.final or message.final
+        if message.drain_s <= 0 or self.state not in ("running", "stopping"):
+            self._exit(message.exit)
+        else:
+            self._drain(message)
 
     def _drain(self, message: Stop) -> None:
-        """Stop behind the mail that is there; at the deadline, now."""
-        timer = self.timers.after(message.drain_s, lambda: self._stop_now("drain deadline"))
-        message.done.when_done(timer.cancel)
-        if self.state == "running":
-            self.mailbox.user.append(Letter(pykka_messages._ActorStop(), None, 0.0, False))
+        """Stop behind the mail that is there; at the deadline, now. Of two deadlines the earlier one holds."""
+        due_s, timer = self.timers.now() + message.drain_s, self._drain_timer
+        sooner = timer is None or due_s < timer.due_s
+        if sooner and (self.actor is None or not self.actor.has_children):  # children have their own times
+            if timer is not None:
+                timer.cancel()
+            self._drain_timer = self.timers.at(due_s, lambda: self._exit(self.exit))
+        if self.state == "running" and self._drain_letter is None:
+            self._drain_letter = Letter(DRAINED, None, 0.0, False, own=True)
+            self.mailbox.voids += 1
+            self.mailbox.user.append(self._drain_letter)
 
     # -- the ends of handlers ------------------------------------------------------------
 
@@ -613,24 +800,43 @@ class Cell:
     def _failed(self, letter: Letter | None, error: BaseException, job: Job | None = None) -> None:
         """A handler crashed the actor: nothing it sent has left; its message leaves; the parent decides.
 
-        An actor that was stopping is not restarted.
+        An actor that was stopping has stopped.
         """
-        stopping = self.state == "stopping"
+        stopping = self.stops
+        how: ExitReason = "timeout" if isinstance(error, HandlerTimeout) else "error"
         self.failed += 1
         logger.error("%s crashed%s", self.name, f" in {job.method}" if job else "", exc_info=error)
         if job is not None:
             self._report(job, error)
         if letter is not None:
-            self._fail_reply(letter, error)
-            self.lost(letter, "crashed")
+            self._poison(letter, error, "timeout" if how == "timeout" else "crashed", stopping)
         self.state = "crashed"
         if self.actor is not None:
             self._hook("on_failure", self.actor.on_failure, type(error), error, error.__traceback__)
-        if self.parent is None or stopping:
-            self.finish("crashed")
+        if stopping:
+            self._stopped_by_crash(error)
+        elif self.parent is None:
+            self.finish(how)
         else:
             self.suspend()
-            self._ask_parent(error)
+            self._ask_parent(how, error)
+
+    def _stopped_by_crash(self, error: BaseException) -> None:
+        how, parent = self.exit, self.parent
+        if parent is None or self.final or not parent.restarts(self, how):
+            self.finish(how)
+        else:
+            self.suspend()
+            self._ask_parent(how, error)
+
+    def _poison(self, letter: Letter, error: BaseException, reason: str, stopping: bool) -> None:
+        """The message that crashed it: lost, or, once, for the next incarnation."""
+        if self.retries_poison and letter.coded and not letter.retried and not stopping and self.parent is not None:
+            letter.retried = True
+            self.mailbox.put_back(letter)
+            return
+        self._fail_reply(letter, error)
+        self.lost(letter, reason)
 
     def _fail_reply(self, letter: Letter, error: BaseException) -> None:
         if letter.reply is not None:
@@ -646,8 +852,10 @@ class Cell:
         if letter.reply is not None:
             letter.reply.try_fail(self._unhandled(letter, reason))
         if isinstance(letter.body, pykka_messages._ActorStop):
-            return  # a stop that finds the actor stopped is no loss
+            self.handled += 1  # a stop that finds the actor stopped is no loss
+            return
         self.dropped += 1
+        self.losses[reason] = self.losses.get(reason, 0) + 1
         if letter.coded and self.on_lost is not None and self._decode is not None:
             try:
                 self.on_lost(self._decode(letter.body), reason)
@@ -659,7 +867,7 @@ class Cell:
         """What the asker of a lost letter gets."""
         if reason == "expired":
             return ActorTimeout(f"{self.name} did not reply in time")
-        if reason == "overflow":
+        if reason in ("overflow", "coalesced"):
             return Rejected(self.name, letter.body)
         if reason in ("undecodable", "cancelled", "restarted"):
             return HandlerFailed(f"{self.name} did not handle the message: {reason}")
@@ -677,11 +885,15 @@ class Cell:
                 self.backend.soon_from_thread(lambda room=room: self._when_room(room))  # type: ignore[misc]
             await room
 
+    def _block_for_room(self) -> None:
+        """As `wait_room`, for a sender on a foreign thread."""
+        while self._is_full():
+            room: ActorFuture[None] = ActorFuture()
+            self.backend.soon_from_thread(lambda room=room: self._when_room(room))  # type: ignore[misc]
+            room.get()
+
     def _is_full(self) -> bool:
-        mailbox = self.mailbox
-        return not mailbox.closed and (
-            len(mailbox.user) >= mailbox.max_count or mailbox.user_bytes >= mailbox.max_bytes
-        )
+        return not self.mailbox.closed and self.mailbox.full
 
     def _when_room(self, room: ActorFuture[None]) -> None:
         """Set `room` after the next batch, or now where there is some. Loop thread."""
@@ -698,3 +910,20 @@ class Cell:
 
 def _void(_: object) -> None:
     """Drop a result."""
+
+
+def _who_asks(blocking: bool) -> tuple[Cell | None, Letter | None]:
+    """Who asks from within a handler: the cell that waits so that its mailbox is held up, and the ask that the handler
+    answers.
+
+    A synchronous handler on the loop waits for nothing; one on a thread waits where its ask blocks.
+    """
+    actor = LOCAL.actor
+    if actor is not None:
+        cell: Cell = actor.cell
+        return (cell if blocking else None, cell.current) if cell.blocks else (None, None)
+    running = CURRENT.get()
+    if running is None or running.job is None:
+        return None, None
+    holds_up = running.group.name == MAIN
+    return (running.actor.cell if holds_up else None), running.job.letter

@@ -30,7 +30,7 @@ class Timer:
         self._timers = timers
         self.due_s = due_s
         self.callback: Callable[[], None] | None = callback
-        self.keeper: set[Timer] | None = None
+        self.keeper: dict[Timer, None] | None = None
         """Whose timer it is: it leaves this set when it fires or is cancelled."""
 
     def cancel(self) -> None:
@@ -42,7 +42,7 @@ class Timer:
     def leave(self) -> None:
         """Nobody's any more."""
         if self.keeper is not None:
-            self.keeper.discard(self)
+            self.keeper.pop(self, None)
 
 
 class Timers:

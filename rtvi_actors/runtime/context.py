@@ -39,6 +39,8 @@ class Running(Protocol):
 
     fenced: bool
     actor: Any
+    group: Any
+    job: Any
 
 
 class Sources:

@@ -22,7 +22,9 @@ from rtvi_actors.runtime.mailbox import type_decoder
 
 __all__ = ["PYKKA_HOOKS", "Declaration", "declare", "locals_of_class_statement"]
 
-PYKKA_HOOKS: Final = frozenset({"on_start", "on_stop", "on_failure", "on_receive", "on_handled", "on_error"})
+PYKKA_HOOKS: Final = frozenset(
+    {"on_start", "on_stop", "on_failure", "on_receive", "on_handled", "on_error", "on_inspect"}
+)
 """Methods named on_… that are hooks of pykka's or of this runtime's."""
 
 

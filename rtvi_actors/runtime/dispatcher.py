@@ -59,13 +59,19 @@ class Dispatcher:
             try:
                 budget -= cell.run(BATCH) or 1
             except BaseException as error:
-                # Everything that can raise has a firewall of its own; should one leak, the queue goes on all the same.
-                logger.error("the batch of %s failed", cell.name, exc_info=error)
-                budget -= 1
-                cell.failed += 1
-                cell.queued = False
-                cell.notify()
-        if queue:
+                budget -= self._leaked(cell, error)
+        self._plan_next()
+
+    def _leaked(self, cell: Cell, error: BaseException) -> int:
+        """Everything that can raise has a firewall of its own; should one leak, the queue goes on all the same."""
+        logger.error("the batch of %s failed", cell.name, exc_info=error)
+        cell.failed += 1
+        cell.queued = False
+        cell.notify()
+        return 1
+
+    def _plan_next(self) -> None:
+        if self._queue:
             self._backend.soon(self._run)
         else:
             self._planned = False

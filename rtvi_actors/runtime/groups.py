@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from rtvi_actors.errors import Dead, Rejected
+from rtvi_actors.errors import Dead, HandlerTimeout, Rejected
 from rtvi_actors.runtime.backend import Attempt, Backend, loops_own
 from rtvi_actors.runtime.clock import Timer, Timers
 from rtvi_actors.runtime.context import CURRENT
@@ -32,7 +32,8 @@ class GroupSpec(msgspec.Struct, frozen=True):
     grace_s: float = 1.0
     """How long a cancelled handler may take before it is given up."""
     timeout_s: float | None = None
-    """How long a job may run before it is cancelled and counts as failed, with `TimeoutError`; `None`: as it likes."""
+    """How long a job may run before it is cancelled and counts as failed, with `HandlerTimeout`; `None`: as it
+    likes."""
     contain: bool = True
     """Whether a failing job ends only itself; otherwise it crashes the actor."""
 
@@ -85,6 +86,12 @@ class Group:
     @property
     def idle(self) -> bool:
         return not self.queue and all(worker.job is None for worker in self.workers)
+
+    @property
+    def letters(self) -> int:
+        """Messages that are not done: their jobs run or wait."""
+        queued = sum(job.letter is not None for job in self.queue)
+        return queued + sum(worker.job is not None and worker.job.letter is not None for worker in self.workers)
 
     @property
     def running(self) -> int:
@@ -231,7 +238,7 @@ class _Worker:
         """A job that was cancelled has ended, or was given up."""
         owner = self.group.owner
         if self._overdue:
-            owner.job_failed(self.group, job, TimeoutError(f"not done within {self.group.spec.timeout_s:g} s"))
+            owner.job_failed(self.group, job, HandlerTimeout(f"not done within {self.group.spec.timeout_s:g} s"))
         else:
             owner.job_cancelled(self.group, job)
 

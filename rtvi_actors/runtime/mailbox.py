@@ -1,8 +1,8 @@
 """What lies in a mailbox is bytes: the msgpack encoding of a declared, tagged, frozen Struct (DESIGN.md 5).
 
 `post` encodes in the sender, where an undeclared type raises. `Letter` is what surrounds the bytes: deadline and reply.
-A mailbox has two lanes, control before user, and bounds the user lane in count and in bytes. Every letter that is
-not handled leaves through `on_lost`, with a reason.
+A mailbox has three lanes here, control, user and bulk, and bounds the last two in count and in bytes. What a full user
+lane does is its policy. Every letter that is not handled leaves through `on_lost`, with a reason.
 
 Threads: the owner's thread takes letters out; `post` may be called from any thread. A letter from a foreign thread
 crosses by the `bridge`, which keeps the order per sender.
@@ -11,7 +11,7 @@ crosses by the `bridge`, which keeps the order per sender.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from threading import get_ident
 from typing import Any, Final, Literal, TypeAlias
 
@@ -19,13 +19,34 @@ import msgspec
 from pykka import messages as pykka_messages
 
 from rtvi_actors.errors import Rejected, Undeclared
+from rtvi_actors.runtime.backend import on_event_loop
 from rtvi_actors.runtime.context import LOCAL, check_fence
 from rtvi_actors.runtime.futures import ActorFuture
 
-__all__ = ["CONTROL_TYPES", "Letter", "Mailbox", "Overflow", "encode", "register_type", "type_decoder"]
+__all__ = [
+    "CONTROL_TYPES",
+    "DRAINED",
+    "DROPPED",
+    "VOID",
+    "Lane",
+    "Letter",
+    "Mailbox",
+    "Overflow",
+    "encode",
+    "register_type",
+    "type_decoder",
+]
 
-Overflow: TypeAlias = Literal["refuse", "drop_oldest"]
-"""What a full user lane does: raise `Rejected` in the sender, or lose its oldest letter (counted, dead-lettered)."""
+Overflow: TypeAlias = Literal["refuse", "drop_oldest", "coalesce", "wait"]
+"""What a full user lane does with one more message: refuse it in the sender, lose its oldest, lose the waiting one with
+the same key, or let a foreign thread wait for room."""
+
+DROPPED: Final = frozenset({"overflow", "coalesced", "expired", "dropped"})
+"""The reasons of a loss that are a policy's; the others are accidents. (`dropped`: a simulation's.)"""
+
+HIGH_WATER: Final = 0.75
+LOW_WATER: Final = 0.25
+"""Shares of a bound: a mailbox tells who feeds it to stop above the one, and to go on at the other."""
 
 CONTROL_TYPES: Final = frozenset(
     {
@@ -47,6 +68,22 @@ class Letter(msgspec.Struct):
     due_s: float = 0.0
     """The system's clock at which nobody waits for the reply any more; 0 is never."""
     coded: bool = True
+    bulk: bool = False
+    """In the bulk lane."""
+    own: bool = False
+    """The runtime's own: never dropped for want of room."""
+    retried: bool = False
+    """It has crashed an incarnation before."""
+    key: Hashable = None
+    """What it may be coalesced by."""
+    path: tuple[Any, ...] = ()
+    """The cells that wait for the answer, the first asker first."""
+
+
+VOID: Final = object()
+"""The body of a letter that is not to be handled any more; it was accounted for when it was voided."""
+DRAINED: Final = object()
+"""The body of the letter behind which an actor that drains stops. It is nobody's message, either."""
 
 
 # -- the codec -----------------------------------------------------------------------
@@ -95,51 +132,151 @@ def type_decoder(kind: Any) -> Callable[[bytes], Any]:
 # -- the mailbox ---------------------------------------------------------------------
 
 
+class Lane(deque[Letter]):
+    """Letters in order, with the bytes that they hold."""
+
+    __slots__ = ("size_bytes",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size_bytes = 0
+
+    def put(self, letter: Letter) -> None:
+        self.append(letter)
+        if letter.coded:
+            self.size_bytes += len(letter.body)
+
+    def put_back(self, letter: Letter) -> None:
+        """In front of all others."""
+        self.appendleft(letter)
+        if letter.coded:
+            self.size_bytes += len(letter.body)
+
+    def take(self) -> Letter:
+        letter = self.popleft()
+        if letter.coded:
+            self.size_bytes -= len(letter.body)
+        return letter
+
+    def is_full(self, max_count: int, max_bytes: int, size: int = 0) -> bool:
+        """Whether one more letter, of so many bytes, has no room."""
+        return len(self) >= max_count or self.size_bytes + size > max_bytes or self.size_bytes >= max_bytes
+
+
 def _nobody() -> None:
-    """The notify of a mailbox whose actor has not started."""
+    """The callbacks of a mailbox whose actor has not started."""
 
 
 def _drop(letter: Letter, reason: str) -> None:
     """The on_lost of a mailbox that has no owner yet."""
 
 
+def _no_key(message: Any) -> Hashable:
+    """The key of a mailbox that coalesces nothing."""
+    return None
+
+
 class Mailbox:
-    """pykka's inbox (`put`, `get`, `empty`), two lanes, bounded."""
+    """pykka's inbox (`put`, `get`, `empty`), in lanes, bounded."""
 
     __slots__ = (
         "accepts",
+        "accepts_bulk",
+        "await_room",
         "bridge",
+        "bulk",
         "closed",
         "control",
+        "key_of",
+        "keyed",
+        "max_bulk",
+        "max_bulk_bytes",
         "max_bytes",
         "max_count",
         "notify",
         "on_lost",
+        "on_low",
         "overflow",
         "owner",
+        "plain",
         "received",
         "refused",
         "thread_id",
         "user",
-        "user_bytes",
+        "voids",
     )
 
     def __init__(self) -> None:
-        self.user: deque[Letter] = deque()
+        self.user = Lane()
+        self.bulk = Lane()
         self.control: deque[Any] = deque()
-        self.user_bytes = 0
         self.max_count = 100_000
         self.max_bytes = 256 * 1024 * 1024
+        self.max_bulk = 1024
+        self.max_bulk_bytes = 16 * 1024 * 1024
         self.overflow: Overflow = "refuse"
+        self.key_of: Callable[[Any], Hashable] = _no_key
+        self.keyed: dict[Hashable, Letter] = {}
+        """The latest letter of each key that waits, where the policy is to coalesce."""
+        self.voids = 0
+        """Letters in the user lane that are no messages."""
         self.accepts: Mapping[type, Any] | None = None
+        """The declared types but those of the bulk lane; `None` takes any object."""
+        self.accepts_bulk: frozenset[type] = frozenset()
         self.owner = "?"
         self.received = 0
+        """Letters that arrived."""
         self.refused = 0
+        """Messages that their senders were told do not fit."""
         self.closed = False
+        self.plain = True
+        """Whether a letter that has room needs nothing but to be appended."""
         self.thread_id: int | None = None
         self.bridge: Callable[[Callable[[Any], None], Any], None] | None = None
         self.notify: Callable[[], None] = _nobody
+        self.await_room: Callable[[], None] = _nobody
+        """Blocks a foreign thread until there is room, or the mailbox is closed."""
         self.on_lost: Callable[[Letter, str], None] = _drop
+        self.on_low: Callable[[], None] | None = None
+
+    def __len__(self) -> int:
+        """Letters that wait."""
+        return len(self.user) + len(self.bulk) - self.voids
+
+    @property
+    def size_bytes(self) -> int:
+        return self.user.size_bytes + self.bulk.size_bytes
+
+    @property
+    def full(self) -> bool:
+        """Whether the user lane takes no more."""
+        return self.user.is_full(self.max_count + self.voids, self.max_bytes)
+
+    def close(self) -> None:
+        """Take no more: what still comes is lost."""
+        self.closed = True
+        self.plain = False
+
+    def set_policy(self, overflow: Overflow, key_of: Callable[[Any], Hashable]) -> None:
+        self.overflow, self.key_of = overflow, key_of
+        self.plain = overflow in ("refuse", "wait") and not self.closed
+
+    @property
+    def is_high(self) -> bool:
+        """Whether the user lane is above its high-water mark: who feeds it should stop, and ask for `when_low`."""
+        return self._is_above(HIGH_WATER)
+
+    def when_low(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called once when the user lane is down to its low-water mark. It must not raise. Owner's
+        thread; the latest call wins."""
+        self.on_low = wake
+        self.sink()
+
+    def sink(self) -> None:
+        """Letters have been taken: wake who waits for the low-water mark. The owner calls it after a batch."""
+        if self.on_low is not None and not self._is_above(LOW_WATER):
+            wake, self.on_low = self.on_low, None
+            wake()
 
     # -- pykka's inbox protocol --------------------------------------------------------
 
@@ -148,11 +285,11 @@ class Mailbox:
         self.post(envelope.message, envelope.reply_to)
 
     def get(self) -> Any:
-        """The next letter of the user lane; the runtime itself does not use it."""
-        return self.user.popleft()
+        """The next letter; the runtime itself does not use it."""
+        return self.take()
 
     def empty(self) -> bool:
-        return not self.user
+        return not self.user and not self.bulk
 
     # -- sending -----------------------------------------------------------------------
 
@@ -160,23 +297,31 @@ class Mailbox:
         """Encode a message for this mailbox. Raises `Undeclared`, or what msgspec raises of an unsendable field."""
         accepts = self.accepts
         if accepts is not None and type(message) in accepts:
-            return Letter(encode(message), reply, due_s)
-        if accepts is None or type(message) in CONTROL_TYPES:
-            return Letter(message, reply, due_s, False)
-        raise Undeclared(f"{self.owner} declares no handler for {type(message).__name__}")
+            letter = Letter(encode(message), reply, due_s)
+        elif type(message) in self.accepts_bulk:
+            return Letter(encode(message), reply, due_s, bulk=True)
+        elif accepts is None or type(message) in CONTROL_TYPES:
+            letter = Letter(message, reply, due_s, False, own=type(message) in CONTROL_TYPES)
+        else:
+            raise Undeclared(f"{self.owner} declares no handler for {type(message).__name__}")
+        if self.overflow == "coalesce":
+            letter.key = self.key_of(message)
+        return letter
 
     def post(self, message: Any, reply: ActorFuture[Any] | None = None, due_s: float = 0.0) -> None:
         """Send a message. Inside a synchronous handler it leaves when the handler returns.
 
-        Raises `Undeclared`, `Rejected` (full, policy refuse) or `Fenced`, each in the sender.
+        Raises `Undeclared`, `Rejected` (full, and the policy is not to drop) or `Fenced`, each in the sender.
         """
         # The common case, without a call: declared, room, inside a synchronous handler.
         accepts = self.accepts
+        user = self.user
         if (
-            accepts is not None
+            self.plain
+            and accepts is not None
             and type(message) in accepts
-            and len(self.user) < self.max_count
-            and self.user_bytes < self.max_bytes
+            and len(user) < self.max_count
+            and user.size_bytes < self.max_bytes
         ):
             stage = LOCAL.stage
             if stage is not None:
@@ -189,9 +334,8 @@ class Mailbox:
 
     def send(self, letter: Letter) -> None:
         """Send what is sealed already: a router forwards without decoding."""
-        if self.overflow == "refuse" and (len(self.user) >= self.max_count or self.user_bytes >= self.max_bytes):
-            self.refused += 1
-            raise Rejected(self.owner, letter.body)
+        if not letter.own and not letter.bulk and self.full:
+            self._find_room(letter)
         stage = LOCAL.stage
         if stage is not None:
             stage.append((self.deliver, letter))
@@ -199,13 +343,24 @@ class Mailbox:
             check_fence()
             self.deliver(letter)
 
+    def _find_room(self, letter: Letter) -> None:
+        """The user lane is full: wait, leave it to the owner to drop one, or raise `Rejected`."""
+        if self.overflow == "drop_oldest" or (self.overflow == "coalesce" and letter.key in self.keyed):
+            return
+        if self.overflow == "wait" and not on_event_loop():
+            self.await_room()
+            return
+        self.refused += 1
+        raise Rejected(self.owner, letter.body)
+
     def deliver(self, letter: Letter) -> None:
         """Put a letter in, from any thread, and let its owner know."""
-        if self.thread_id == get_ident() and letter.coded and not self.closed and self.overflow == "refuse":
+        if self.plain and self.thread_id == get_ident() and letter.coded and not letter.bulk:
             # The common case, without a call. The bound was checked when it was sent.
             self.received += 1
-            self.user_bytes += len(letter.body)
-            self.user.append(letter)
+            user = self.user
+            user.size_bytes += len(letter.body)
+            user.append(letter)
             self.notify()
             return
         if self.thread_id is None or self.thread_id == get_ident():
@@ -214,48 +369,118 @@ class Mailbox:
             self.bridge(self._append, letter)
 
     def deliver_control(self, message: Any) -> None:
-        """Put a runtime's own message (stop, kill, inspect) before all user mail. From any thread."""
+        """Put a runtime's own message (kill, stop, inspect) before all mail. From any thread."""
         if self.thread_id is None or self.thread_id == get_ident():
             self._append_control(message)
         elif self.bridge is not None:
             self.bridge(self._append_control, message)
 
     def _append_control(self, message: Any) -> None:
-        self.control.append(message)
+        """Behind those of its lane and of the lanes above it (`rank`, 0 is the highest)."""
+        control = self.control
+        at = len(control)
+        while at and control[at - 1].rank > message.rank:
+            at -= 1
+        control.insert(at, message)
         self.notify()
+
+    # -- the owner's side --------------------------------------------------------------
 
     def _append(self, letter: Letter) -> None:
         self.received += 1
         if self.closed:
             self.on_lost(letter, "dead")
             return
-        user = self.user
-        size = len(letter.body) if letter.coded else 0
-        if len(user) >= self.max_count or self.user_bytes + size > self.max_bytes:
-            self._make_room(size)
-        user.append(letter)
-        self.user_bytes += size
+        if letter.bulk:
+            self._append_bulk(letter)
+        else:
+            self._append_user(letter)
         self.notify()
 
-    def _make_room(self, size: int) -> None:
-        """Drop the oldest.
+    def _append_user(self, letter: Letter) -> None:
+        user = self.user
+        size = len(letter.body) if letter.coded else 0
+        if not letter.own and user.is_full(self.max_count + self.voids, self.max_bytes, size):
+            self._make_room(letter, size)
+        user.put(letter)
+        if letter.key is not None:
+            self.keyed[letter.key] = letter
 
-        Under the policy refuse the sender was told already, but for the last few (staged, bridged).
+    def _append_bulk(self, letter: Letter) -> None:
+        bulk = self.bulk
+        while bulk and bulk.is_full(self.max_bulk, self.max_bulk_bytes, len(letter.body)):
+            self.on_lost(bulk.take(), "overflow")
+        bulk.put(letter)
+
+    def _is_above(self, share: float) -> bool:
+        return len(self.user) - self.voids > self.max_count * share or self.user.size_bytes > self.max_bytes * share
+
+    def _make_room(self, letter: Letter, size: int) -> None:
+        """Drop by the policy.
+
+        Where the policy is to refuse, the sender was told already, but for the last few (staged, bridged).
         """
-        if self.overflow == "refuse":
-            return
+        if self.overflow == "coalesce":
+            older = self.keyed.get(letter.key) if letter.key is not None else None
+            if older is not None:
+                self._void(older, "coalesced")
+        elif self.overflow == "drop_oldest":
+            self._drop_oldest(size)
+
+    def _drop_oldest(self, size: int) -> None:
         kept: list[Letter] = []
-        while self.user and (len(self.user) + len(kept) >= self.max_count or self.user_bytes + size > self.max_bytes):
-            letter = self.take()
-            if not letter.coded and type(letter.body) in CONTROL_TYPES:
-                kept.append(letter)  # a stop, or a proxy's call: nobody overflows those
+        user = self.user
+        while user and user.is_full(self.max_count + self.voids - len(kept), self.max_bytes, size):
+            letter = user.take()
+            if letter.body is VOID:
+                self.voids -= 1
+            elif letter.own:
+                kept.append(letter)  # a stop, a proxy's call, a timer: nobody overflows those
             else:
                 self.on_lost(letter, "overflow")
-        self.user.extendleft(reversed(kept))
+        for letter in reversed(kept):
+            user.put_back(letter)
+
+    def _void(self, letter: Letter, reason: str) -> None:
+        """Lose a letter where it stands."""
+        lost = Letter(letter.body, letter.reply, letter.due_s, letter.coded)
+        if letter.coded:
+            self.user.size_bytes -= len(letter.body)
+        letter.body, letter.coded, letter.reply, letter.key = VOID, False, None, None
+        self.voids += 1
+        if self.voids > self.max_count:
+            self._compact()
+        self.on_lost(lost, reason)
+
+    def _compact(self) -> None:
+        living = [letter for letter in self.user if letter.body is not VOID]
+        self.voids -= len(self.user) - len(living)
+        self.user.clear()
+        self.user.extend(living)
+
+    def void_where(self, test: Callable[[Letter], bool]) -> None:
+        """Take letters out without a trace: they have been unsent. Owner's thread."""
+        for letter in [letter for letter in self.user if test(letter)]:
+            if letter.coded:
+                self.user.size_bytes -= len(letter.body)
+            letter.body, letter.coded = VOID, False
+            self.voids += 1
+            self.received -= 1
+
+    def put_back(self, letter: Letter) -> None:
+        """To the front of its lane, to be handled once more. Owner's thread."""
+        (self.bulk if letter.bulk else self.user).put_back(letter)
 
     def take(self) -> Letter:
-        """The next user letter out. Owner's thread."""
-        letter = self.user.popleft()
-        if letter.coded:
-            self.user_bytes -= len(letter.body)
+        """The next letter out: of the user lane, else of the bulk lane. It may be `VOID`. Owner's thread."""
+        letter = (self.user or self.bulk).take()
+        self.taken(letter)
+        self.sink()
         return letter
+
+    def taken(self, letter: Letter) -> None:
+        """Book-keeping of a letter that has left its lane and is not plain."""
+        if letter.body is VOID or letter.body is DRAINED:
+            self.voids -= 1
+        elif letter.key is not None and self.keyed.get(letter.key) is letter:
+            del self.keyed[letter.key]

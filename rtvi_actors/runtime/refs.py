@@ -122,7 +122,7 @@ class ActorRef(pykka.ActorRef[A], Generic[A]):
             future.try_fail(ActorDead(f"{self} not found"))
         else:
             _check_blocking(block)
-            self.cell.ask(message, future, timeout_s)
+            self.cell.ask(message, future, timeout_s, blocking=block)
         if not block:
             return future
         try:

@@ -1,40 +1,87 @@
-"""Supervision as in OTP: child specs, one_for_one, a restart limit over a sliding window.
+"""Supervision as in OTP, with the back-off that OTP lacks. README.md beside this file says exactly what it does.
 
 The supervisor is an actor, so it is in the registry and can be asked what it does; but it decides in a call of the
-runtime's, between two handlers, so that a restart in place costs microseconds and no message. Children start in the
-order of the list and stop in reverse. Beyond `intensity` restarts in `period_s` seconds the supervisor stops its
-children and tells its own parent, or, at the top, `on_escalate`.
+runtime's, between two handlers, so that a restart in place costs microseconds and no message.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from rtvi_actors.errors import StartFailed, Unknown
+from rtvi_actors.errors import RestartLimit, StartFailed, Unknown
 from rtvi_actors.runtime.actor import AnyioActor
-from rtvi_actors.runtime.cell import Cell, Stop
+from rtvi_actors.runtime.cell import Cell
+from rtvi_actors.runtime.clock import Timer
+from rtvi_actors.runtime.context import LOCAL
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.refs import ActorRef
+from rtvi_actors.runtime.signals import ExitReason, Stop
 
-__all__ = ["ChildSpec", "Restart", "Supervisor"]
+__all__ = ["Backoff", "ChildSpec", "Escalation", "Poison", "Restart", "Strategy", "Supervisor"]
 
 logger = logging.getLogger("rtvi_actors.runtime")
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
-"""permanent: restarted whenever it ends; transient: after a crash; temporary: never."""
+"""permanent: restarted whenever it ends; transient: unless it ends as it was asked to; temporary: never."""
+Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
+"""Who restarts with a child: nobody, all its siblings, those behind it in start order."""
+Poison: TypeAlias = Literal["drop", "retry_once"]
+"""What becomes of a message that crashes its receiver: a dead letter, at once or when it has crashed the next one
+too."""
 
-RETRY_S: Final = 0.05
-"""How long a child whose restart failed waits for the next."""
+ABNORMAL: Final[frozenset[ExitReason]] = frozenset({"killed", "error", "timeout", "start failed"})
+ASKED_FOR: Final[frozenset[ExitReason]] = frozenset({"normal", "shutdown"})
+RESTARTED_AFTER: Final[Mapping[Restart, frozenset[ExitReason]]] = {
+    "permanent": ABNORMAL | ASKED_FOR,
+    "transient": ABNORMAL,
+    "temporary": frozenset(),
+}
+"""Restart type → the exits that another incarnation follows."""
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """How long a child that keeps failing waits for its next start."""
+
+    immediate: int = 3
+    """So many failures in a row restart at once; a failed *start* waits always."""
+    first_s: float = 0.02
+    factor: float = 2.0
+    max_s: float = 0.5
+    jitter: float = 0.2
+    """Each delay is multiplied by a random factor within 1 ± jitter: what failed together should not return
+    together."""
+    reset_s: float = 5.0
+    """An incarnation that lived so long has made good for those before it."""
+
+    def delay_s(self, failures: int, how: ExitReason, random: Callable[[], float]) -> float:
+        """Before the restart that follows the `failures`-th failure in a row."""
+        beyond = failures - self.immediate
+        if beyond <= 0 and how != "start failed":
+            return 0.0
+        # Powers of a float overflow: what is certainly beyond max_s need not be computed exactly.
+        delay_s = min(self.max_s, self.first_s * self.factor ** min(max(0, beyond - 1), 64))
+        return delay_s * (1 + self.jitter * (2 * random() - 1)) if self.jitter else delay_s
+
+
+class Escalation(msgspec.Struct, frozen=True):
+    """A supervisor has given up on a child."""
+
+    supervisor: str
+    child: str
+    """Its full name, ``supervisor/child``."""
+    error: BaseException
+    """What the child failed with at last: a `RestartLimit` where it was a supervisor itself."""
 
 
 class ChildSpec(msgspec.Struct, frozen=True):
-    """How to start a child, and what to do when it crashes."""
+    """How to start a child, and what to do when it ends."""
 
     name: str
     """Unique among its siblings; its registry name is ``supervisor/name``."""
@@ -47,32 +94,61 @@ class ChildSpec(msgspec.Struct, frozen=True):
     context: Any = None
     """What every incarnation finds in `cell.context`, immutable."""
     restart: Restart = "permanent"
+    on_poison: Poison = "drop"
     shutdown_s: float = 1.0
-    """How long it may drain when it is stopped."""
+    """How long it may drain when it is stopped; 0 is at once."""
+    backoff: Backoff = Backoff()
     on_lost: Callable[[Any, str], None] | None = None
     """Called with every declared message that it did not handle, decoded, and the reason. Must not raise."""
     on_restarted: Callable[[], None] | None = None
     """Called when a new incarnation runs. Must not raise."""
 
 
+class _Child:
+    """What the supervisor knows of a child beside its cell's own state."""
+
+    def __init__(self, cell: Cell, spec: ChildSpec) -> None:
+        self.cell = cell
+        self.spec = spec
+        self.failures = 0
+        """In a row."""
+        self.started_s = 0.0
+        self.delay: Timer | None = None
+        """Set while it is in back-off."""
+        self.starting = False
+        """Its restart has been ordered, and what came of it will be told (`ThreadingActor`)."""
+
+    @property
+    def down(self) -> bool:
+        return self.cell.state == "restarting" and not self.starting
+
+
 class Supervisor(AnyioActor):
-    """one_for_one: the child that crashed is restarted, its siblings go on."""
+    """Starts its children in order, restarts them by `strategy`, stops them in reverse.
+
+    Beyond `intensity` restarts in `period_s` seconds it gives up: to its own supervisor, or to `on_escalate`, which is
+    called on the loop's thread and must not raise, or by stopping.
+    """
 
     def __init__(
         self,
         specs: Sequence[ChildSpec] = (),
         *,
+        strategy: Strategy = "one_for_one",
         intensity: int = 10,
         period_s: float = 10.0,
-        on_escalate: Callable[[str, BaseException], None] | None = None,
+        on_escalate: Callable[[Escalation], None] | None = None,
     ) -> None:
-        super().__init__(specs, intensity=intensity, period_s=period_s, on_escalate=on_escalate)
+        super().__init__(specs, strategy=strategy, intensity=intensity, period_s=period_s, on_escalate=on_escalate)
         self._specs = tuple(specs)
+        self._strategy = strategy
         self._intensity = intensity
         self._period_s = period_s
         self._on_escalate = on_escalate
         self._restarts_s: deque[float] = deque()
-        self._children: dict[str, tuple[Cell, ChildSpec]] = {}
+        self._children: dict[str, _Child] = {}
+        """By name, in start order; those that have ended for good are not in it."""
+        self._is_changing = False
 
     def on_start(self) -> None:
         """Make every child's cell first, so that links may point forward, then start them in order."""
@@ -82,11 +158,11 @@ class Supervisor(AnyioActor):
             for spec in self._specs:
                 self._start(spec)
         except BaseException:
-            self._end_children("supervisor did not start")
+            self._end_children("shutdown")
             raise
 
     def on_stop(self) -> None:
-        self._end_children("supervisor stopped")
+        self._end_children("shutdown")
 
     def on_failure(
         self,
@@ -95,130 +171,248 @@ class Supervisor(AnyioActor):
         traceback: TracebackType | None,
     ) -> None:
         """Its children do not outlive it: the next incarnation makes them anew."""
-        self._end_children("supervisor crashed")
+        self._end_children("shutdown")
 
     def _end_children(self, reason: str) -> None:
-        for cell, _ in reversed(list(self._children.values())):
-            if cell.state != "dead":
-                cell._stop_now(reason)
-        self._children.clear()
+        with self._changing():
+            for child in reversed(list(self._children.values())):
+                self._cancel_delay(child)
+                child.cell.end(reason)
+            self._children.clear()
 
     # -- children --------------------------------------------------------------------------
 
     def child(self, name: str) -> ActorRef[Any]:
-        """A child by the name in its spec."""
-        return self._children[name][0].ref
+        """A living child by the name in its spec. Raises `Unknown`."""
+        return self._by_name(name).cell.ref
 
     def children(self) -> list[ActorRef[Any]]:
-        """In start order."""
-        return [cell.ref for cell, _ in self._children.values()]
+        """Those that live, in start order."""
+        return [child.cell.ref for child in self._children.values()]
 
     def start_child(self, spec: ChildSpec) -> ActorRef[Any]:
-        """Add a child while running. Raises `NameTaken` or `StartFailed`."""
+        """Add a child while running, behind the others. Raises `NameTaken` or `StartFailed`.
+
+        Loop thread; from elsewhere by a proxy: ``system.get("name").proxy().start_child(spec)``.
+        """
         self._make(spec)
         self._start(spec)
         return self.child(spec.name)
+
+    def stop_child(self, name: str) -> ActorFuture[bool]:
+        """End a child for good, whatever its restart type: it has its `shutdown_s` to drain. Raises `Unknown`.
+
+        As `start_child`. The future says whether it lived.
+        """
+        child = self._by_name(name)
+        done: ActorFuture[bool] = ActorFuture()
+        child.cell.mailbox.deliver_control(Stop(child.spec.shutdown_s, "shutdown", done, final=True))
+        return done
+
+    def _by_name(self, name: str) -> _Child:
+        try:
+            return self._children[name]
+        except KeyError:
+            raise Unknown(f"{self.name} has no child named {name}") from None
 
     def _make(self, spec: ChildSpec) -> None:
         cell = _new_cell(spec, f"{self.name}/{spec.name}")
         cell.parent = self
         cell.on_lost = spec.on_lost
         cell.context = spec.context
+        cell.retries_poison = spec.on_poison == "retry_once"
         cell.attach(self.cell.host)
         self.cell.host.adopt(cell)
-        self._children.pop(spec.name, None)  # a dead one of this name: start order is the new one's
-        self._children[spec.name] = (cell, spec)
+        self._children[spec.name] = _Child(cell, spec)
 
     def _start(self, spec: ChildSpec) -> None:
-        cell, _ = self._children[spec.name]
+        child = self._children[spec.name]
+        cell = child.cell
         try:
-            cell.links = {name: self._link(name) for name in spec.links}
+            cell.links = {name: self.child(name) for name in spec.links}
             cell.incarnate()
         except BaseException as error:
             cell.finish("start failed")
-            del self._children[spec.name]
             raise StartFailed(f"{cell.name} did not start: {type(error).__name__}") from error
+        child.started_s = self._now_s
 
-    def _link(self, name: str) -> ActorRef[Any]:
-        try:
-            return self._children[name][0].ref
-        except KeyError:
-            raise Unknown(f"{self.name} has no child named {name}") from None
+    @property
+    def _now_s(self) -> float:
+        return self.cell.timers.now()
 
     # -- what the runtime calls ------------------------------------------------------------
 
-    def child_failed(self, cell: Cell, error: BaseException) -> None:
-        """A child crashed: restart it, give it up, or give up."""
-        spec = self._spec_of(cell)
-        if spec is None or self.cell.state != "running" or spec.restart == "temporary":
-            cell.finish("crashed")
+    def restarts(self, cell: Cell, how: ExitReason) -> bool:
+        """The table of restart types. While the supervisor itself stops, nothing is restarted."""
+        child = self._of(cell)
+        return child is not None and self.cell.state == "running" and how in RESTARTED_AFTER[child.spec.restart]
+
+    def child_exited(self, cell: Cell, how: ExitReason, error: BaseException | None) -> None:
+        """A child is down: end it, or take its group down and start what may start; or give up."""
+        child = self._of(cell)
+        if child is None or not self.restarts(cell, how):
+            cell.finish(how)
             return
-        if self._too_many():
-            self._escalate(cell, error)
+        child.starting = False
+        with self._changing():
+            if self._too_many():
+                self._give_up(cell, error or RestartLimit(self.name, cell.name))
+            else:
+                self._take_down_group(child)
+                self._delay(child, how)
+        self._start_due()
+
+    def child_restarted(self, cell: Cell) -> None:
+        """A new incarnation runs."""
+        child = self._of(cell)
+        if child is None:
             return
+        child.starting = False
+        child.started_s = self._now_s
+        if child.spec.on_restarted is not None:
+            self.cell._hook("on_restarted", child.spec.on_restarted)
+        self._start_due()
+
+    def child_stopped(self, cell: Cell) -> None:
+        """A child ended for good: forget it. Those that waited for it may start."""
+        child = self._of(cell)
+        if child is not None:
+            self._cancel_delay(child)
+            del self._children[child.spec.name]
+            self._start_due()
+            if self.cell.state == "stopping" and not self._is_changing:
+                self.stop_children()
+                self.cell.maybe_stopped()
+
+    def _of(self, cell: Cell) -> _Child | None:
+        """`None` where it is no child any more."""
+        child = self._children.get(cell.name.removeprefix(f"{self.name}/"))
+        return child if child is not None and child.cell is cell else None
+
+    # -- a restart -------------------------------------------------------------------------
+
+    def _group(self, child: _Child) -> list[_Child]:
+        """Who restarts with a child, itself included, in start order."""
+        children = list(self._children.values())
+        return {
+            "one_for_one": [child],
+            "one_for_all": children,
+            "rest_for_one": children[children.index(child) :],
+        }[self._strategy]
+
+    def _take_down_group(self, failed: _Child) -> None:
+        for child in reversed(self._group(failed)):
+            cell = child.cell
+            if child is failed or cell.state not in ("running", "stopping"):
+                continue
+            self._forgive(child)
+            if child.spec.restart == "temporary":
+                cell.end("shutdown")
+            elif cell.stops and (cell.final or not self.restarts(cell, cell.exit)):
+                cell.end(cell.exit)
+            else:
+                cell.take_down()
+
+    def _delay(self, child: _Child, how: ExitReason) -> None:
+        """Count a failure, and set the back-off that follows from it."""
+        if how != "start failed":
+            self._forgive(child)
+        child.failures += 1
+        delay_s = child.spec.backoff.delay_s(child.failures, how, LOCAL.sources.random.random)
+        self._cancel_delay(child)
+        if delay_s > 0:
+            child.delay = self.cell.timers.after(delay_s, lambda: self._delay_over(child))
+
+    def _forgive(self, child: _Child) -> None:
+        """An incarnation has ended: if it lived long enough, the failures before it do not count any more."""
+        if self._now_s - child.started_s >= child.spec.backoff.reset_s:
+            child.failures = 0
+
+    def _delay_over(self, child: _Child) -> None:
+        child.delay = None
+        self._start_due()
+
+    @staticmethod
+    def _cancel_delay(child: _Child) -> None:
+        if child.delay is not None:
+            child.delay.cancel()
+            child.delay = None
+
+    def _start_due(self) -> None:
+        """Start, in order, the children that are down and need not wait: for their own delay, or for a neighbour."""
+        if self._is_changing:
+            return  # who changes something looks again when it is done
+        with self._changing():
+            while self.cell.state == "running" and (child := self._next_due()) is not None:
+                self._restart(child)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Nobody is started in between."""
+        before, self._is_changing = self._is_changing, True
+        try:
+            yield
+        finally:
+            self._is_changing = before
+
+    def _next_due(self) -> _Child | None:
+        children = list(self._children.values())
+        if self._strategy == "one_for_all" and any(child.delay for child in children if child.down):
+            return None
+        for child in children:
+            if child.down and child.delay is None:
+                return child
+            if (child.down or child.starting) and self._strategy != "one_for_one":
+                return None
+        return None
+
+    def _restart(self, child: _Child) -> None:
+        cell = child.cell
+        child.starting = True
         try:
             running = cell.restart()
-        except BaseException as problem:
-            cell.state = "restarting"
-            self.restart_failed(cell, problem)
+        except BaseException as error:
+            logger.error("%s did not restart", cell.name, exc_info=error)
+            self.child_exited(cell, "start failed", error)
             return
         if running:
             self.child_restarted(cell)
 
-    def child_restarted(self, cell: Cell) -> None:
-        """A new incarnation runs."""
-        spec = self._spec_of(cell)
-        if spec is not None and spec.on_restarted is not None:
-            self.cell._hook("on_restarted", spec.on_restarted)
-
-    def restart_failed(self, cell: Cell, error: BaseException) -> None:
-        """A constructor or `on_start` raised: try again later. At once, it would burn the limit in microseconds."""
-        logger.error("%s did not restart", cell.name, exc_info=error)
-        self.cell.timers.after(RETRY_S, lambda: self._retry(cell, error))
-
-    def _retry(self, cell: Cell, error: BaseException) -> None:
-        if cell.state == "restarting":
-            self.child_failed(cell, error)
-
-    def _spec_of(self, cell: Cell) -> ChildSpec | None:
-        """`None` where it is no child any more."""
-        if cell.stopped.is_set():
-            return None
-        return next((spec for other, spec in self._children.values() if other is cell), None)
-
-    def child_stopped(self, cell: Cell) -> None:
-        """A child ended for good."""
+    # -- the limit -------------------------------------------------------------------------
 
     def _too_many(self) -> bool:
-        now_s = self.cell.timers.now()
+        """Count a restart, unless it would be one too many."""
+        now_s = self._now_s
         restarts = self._restarts_s
-        restarts.append(now_s)
-        while restarts[0] < now_s - self._period_s:
+        while restarts and restarts[0] < now_s - self._period_s:
             restarts.popleft()
-        return len(restarts) > self._intensity
+        if len(restarts) >= self._intensity:
+            return True
+        restarts.append(now_s)
+        return False
 
-    def _escalate(self, cell: Cell, error: BaseException) -> None:
-        logger.error("%s gives up: %s crashed too often", self.name, cell.name)
+    def _give_up(self, cell: Cell, error: BaseException) -> None:
+        logger.error("%s gives up: %s had to be restarted too often", self.name, cell.name)
         cell.finish("restart limit")
         if self._on_escalate is not None:
-            self.cell._hook("on_escalate", self._on_escalate, cell.name, error)
+            self.cell._hook("on_escalate", self._on_escalate, Escalation(self.name, cell.name, error))
         elif self.cell.parent is not None:
-            self.cell._failed(None, error)
+            limit = RestartLimit(self.name, cell.name)
+            limit.__cause__ = error
+            self.cell._failed(None, limit)
         else:
-            self.cell._stop_now("restart limit")
+            self.cell.end("restart limit")
 
     # -- the end ---------------------------------------------------------------------------
 
-    async def stop_children(self) -> None:
-        """Stop them in reverse order, each with its `shutdown_s` to drain, a supervisor's own children before it."""
-        for cell, spec in reversed(list(self._children.values())):
-            if cell.state == "dead":
-                continue
-            if isinstance(cell.actor, Supervisor):
-                await cell.actor.stop_children()
-            done: ActorFuture[bool] = ActorFuture()
-            cell.mailbox.deliver_control(Stop(spec.shutdown_s, "shutdown", done))
-            await done
+    @property
+    def has_children(self) -> bool:
+        return bool(self._children)
+
+    def stop_children(self) -> None:
+        """Stop the last one: in reverse order, one after the other, each with its `shutdown_s` to drain."""
+        if self._children:
+            self.stop_child(next(reversed(self._children)))
 
 
 def _new_cell(spec: ChildSpec, name: str) -> Cell:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -20,14 +21,15 @@ import anyio.lowlevel
 from rtvi_actors.errors import Crash, NoSystem, WouldBlock
 from rtvi_actors.runtime.actor import AnyioActor, make_cell, set_host
 from rtvi_actors.runtime.backend import Backend, loops_own, on_event_loop, open_backend
-from rtvi_actors.runtime.cell import Cell, DeadLetter, Inject, Stop
+from rtvi_actors.runtime.cell import Cell
 from rtvi_actors.runtime.clock import Timers
 from rtvi_actors.runtime.context import LOCAL
 from rtvi_actors.runtime.dispatcher import Dispatcher
 from rtvi_actors.runtime.futures import ActorFuture
-from rtvi_actors.runtime.refs import ActorRef
-from rtvi_actors.runtime.registry import Registry
-from rtvi_actors.runtime.supervisor import Supervisor
+from rtvi_actors.runtime.refs import ActorDead, ActorRef
+from rtvi_actors.runtime.registry import Inspection, Registry, inspection
+from rtvi_actors.runtime.signals import DeadLetter, Inject, Inspect, Stop
+from rtvi_actors.runtime.watchdog import StuckHandler, StuckReports, watching
 
 __all__ = ["ActorSystem", "start_blocking_system"]
 
@@ -43,9 +45,11 @@ class ActorSystem:
     thread may call.
     """
 
-    def __init__(self, *, drain_s: float = 1.0) -> None:
+    def __init__(self, *, drain_s: float = 1.0, watchdog_s: float | None = 1.0) -> None:
         self.drain_s = drain_s
         """How long each actor may drain when the system closes."""
+        self.watchdog_s = watchdog_s
+        """How long a handler may hold the event loop before the watchdog reports it; `None`: no watchdog."""
         self.backend: Backend
         self.timers: Timers
         self.schedule: Callable[[Cell], None]
@@ -56,6 +60,10 @@ class ActorSystem:
         self.dead_letters = 0
         """How many messages were not handled, of all actors."""
         self._dead_letter_sinks: list[Callable[[DeadLetter], None]] = []
+        self._graves: deque[Cell] = deque()
+        """Dead actors that have left too much mail for one turn of the loop."""
+        self._stuck = StuckReports()
+        self.report_stuck = self._stuck.tell
         self._stack = AsyncExitStack()
         self._interrupted = False
         self._closed = False
@@ -67,12 +75,13 @@ class ActorSystem:
         await self._stack.__aenter__()
         self.backend = await self._stack.enter_async_context(open_backend())
         self.timers = Timers(self.backend.now, self.backend.arm)
-        self._dispatcher = Dispatcher(self.backend)
+        self._dispatcher = self._make_dispatcher()
         # What cells ask of their host: no method of ours in between, this is the path of every message.
         self.schedule = self._dispatcher.schedule
         self.bridge = self._dispatcher.bridge
         self.mail_thread_id = self.backend.thread_id
         set_host(self, self.backend.thread_id, True)
+        self._stack.enter_context(watching(self.backend, self.watchdog_s, self.report_stuck))
         self._own_sigint()
         return self
 
@@ -93,12 +102,19 @@ class ActorSystem:
         if self._interrupted:
             raise KeyboardInterrupt
 
+    def _make_dispatcher(self) -> Dispatcher:
+        """A simulation has one of its own."""
+        return Dispatcher(self.backend)
+
     async def _stop_all(self) -> None:
         """Stop what is left: the actors at the top, the newest first, each with its children before it."""
         while cells := self.registry.cells():
             top = [cell for cell in cells if not _is_supervised(cell)] or cells
-            await self.stop(top[-1].ref, self.drain_s)
+            for cell in reversed(top):
+                await self.stop(cell.ref, self.drain_s)
             await anyio.lowlevel.checkpoint()  # a thread's actor leaves the registry in a turn of the loop's
+        while self._graves:
+            await anyio.lowlevel.checkpoint()
 
     def _own_sigint(self) -> None:
         """Python's own handler, and trio's, raise KeyboardInterrupt in whatever runs, handlers included, where the
@@ -149,12 +165,46 @@ class ActorSystem:
             except BaseException as error:
                 logger.error("a subscriber of the dead letters failed", exc_info=error)
 
+    def bury(self, cell: Cell) -> None:
+        self._graves.append(cell)
+        if len(self._graves) == 1:
+            self.backend.soon(self._bury_some)
+
+    def _bury_some(self) -> None:
+        if self._graves and self._graves[0].bury():
+            self._graves.popleft()
+        if self._graves:
+            self.backend.soon(self._bury_some)
+
     # -- for people ----------------------------------------------------------------------
 
     def subscribe_dead_letters(self, sink: Callable[[DeadLetter], None]) -> Callable[[], None]:
         """Have `sink` called with every message that is not handled, on the loop's thread. Returns the unsubscriber."""
         self._dead_letter_sinks.append(sink)
         return lambda: self._dead_letter_sinks.remove(sink)
+
+    @asynccontextmanager
+    async def dead_letter_stream(self, max_waiting: int = 1024) -> AsyncIterator[AsyncIterator[DeadLetter]]:
+        """The dead letters from now on, as an async iterator. One more than `max_waiting` that wait is left out, and
+        counted in `dead_letters` alone."""
+        send, receive = anyio.create_memory_object_stream[DeadLetter](max_waiting)
+
+        def sink(letter: DeadLetter) -> None:
+            with suppress(anyio.WouldBlock):
+                send.send_nowait(letter)
+
+        unsubscribe = self.subscribe_dead_letters(sink)
+        with send, receive:
+            try:
+                yield receive
+            finally:
+                unsubscribe()
+
+    def subscribe_stuck(self, sink: Callable[[StuckHandler], None]) -> Callable[[], None]:
+        """Have `sink` called with every handler that holds the event loop for `watchdog_s`, on the watchdog's thread,
+        and with every one that a `ThreadingActor` gave up, on the loop's. Returns the unsubscriber.
+        """
+        return self._stuck.subscribe(sink)
 
     def spawn(self, actor: type[AnyioActor] | AnyioActor, *args: Any, name: str = "", **kwargs: Any) -> ActorRef[Any]:
         """Start an actor at the top of the system, unsupervised. From any thread.
@@ -181,21 +231,29 @@ class ActorSystem:
         """Stop an actor when the mail that it has is handled, or in `drain_s` seconds. Ahead of user mail. From any
         thread.
 
-        A supervisor's children stop before it, in reverse order, each in the time of its spec.
+        Its supervisor restarts a permanent one (`Supervisor.stop_child` ends a child for good). A supervisor's
+        children stop before it, in reverse order, each in the time of its spec.
         """
-        if drain_s > 0 and issubclass(ref.actor_class, Supervisor):
-            return self.run_async(lambda: self._stop_tree(ref, drain_s))
-        return self._stop(ref, Stop(drain_s, "stopped", ActorFuture()))
-
-    async def _stop_tree(self, ref: ActorRef[Any], drain_s: float) -> bool:
-        supervisor = ref.cell.actor
-        if isinstance(supervisor, Supervisor):
-            await supervisor.stop_children()
-        return await self._stop(ref, Stop(drain_s, "stopped", ActorFuture()))
+        return self._stop(ref, Stop(drain_s, "shutdown", ActorFuture()))
 
     def kill(self, ref: ActorRef[Any]) -> ActorFuture[bool]:
-        """Stop an actor at once: between two messages, or at the next await. From any thread."""
+        """Stop an actor at once: between two messages, or at the next await. From any thread.
+
+        Its supervisor restarts it unless it is temporary (`Supervisor.stop_child` ends a child for good).
+        """
         return self._stop(ref, Stop(0.0, "killed", ActorFuture()))
+
+    def inspect(self, ref: ActorRef[Any]) -> ActorFuture[Inspection]:
+        """What an actor is, has done and holds (`AnyioActor.on_inspect`), read ahead of its mail. From any thread.
+
+        Fails with `Dead` where it has stopped, and with what its `on_inspect` raises.
+        """
+        message = Inspect(inspection, ActorFuture())
+        if ref.actor_stopped.is_set():
+            message.done.try_fail(ActorDead(f"{ref} not found"))
+        else:
+            ref.cell.mailbox.deliver_control(message)
+        return message.done
 
     @staticmethod
     def crash(ref: ActorRef[Any], error: BaseException | None = None) -> None:
@@ -248,10 +306,17 @@ class ActorSystem:
         return future
 
     @property
+    def stuck_reports(self) -> int:
+        """How many stuck handlers were reported."""
+        return self._stuck.count
+
+    @property
     def idle(self) -> bool:
         """Whether no actor has mail and no asynchronous handler runs or waits."""
-        return self._dispatcher.idle and all(
-            all(group.idle for group in cell.groups.values()) for cell in self.registry.cells()
+        return (
+            not self._graves
+            and self._dispatcher.idle
+            and all(all(group.idle for group in cell.groups.values()) for cell in self.registry.cells())
         )
 
 

@@ -10,11 +10,10 @@ import pykka
 import pytest
 
 from rtvi_actors.errors import AskTimeout, Crash, Dead, HandlerFailed, Rejected, StartFailed
-from rtvi_actors.runtime import supervisor
 from rtvi_actors.runtime.actor import current_actor
-from rtvi_actors.runtime.cell import DeadLetter
 from rtvi_actors.runtime.mailbox import Overflow
 from rtvi_actors.runtime.refs import ActorRef
+from rtvi_actors.runtime.signals import DeadLetter
 from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
 from tests.runtime.messages import (
@@ -31,11 +30,6 @@ from tests.runtime.messages import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "RETRY_S", 0.001)
 
 
 def supervised(
@@ -135,20 +129,25 @@ async def test_a_start_that_fails_on_restart_is_tried_again(system: ActorSystem,
     assert ref.cell.state == "running"
 
 
-async def test_mail_waits_while_a_restart_is_due_and_a_kill_ends_the_wait(system: ActorSystem, book: Book) -> None:
+async def test_mail_waits_while_a_restart_is_due_and_the_supervisor_may_end_the_wait(
+    system: ActorSystem, book: Book
+) -> None:
     ref, _ = supervised(system, book)
+    sup = system.get("sup").cell.actor
+    assert isinstance(sup, Supervisor)
     book.raising["on_start"] = "ValueError"
     asked = ref.ask(Note(1), block=False)
     await asked
     ref.tell(Fail())
     waits = ref.ask(Note(2), block=False)
     await anyio.wait_all_tasks_blocked()
+    assert await system.kill(ref)  # it is down already, and would be restarted
     assert ref.is_alive()
-    assert await system.kill(ref)
+    assert await sup.stop_child("it")
     with pytest.raises(Dead):
         await waits
-    await anyio.sleep(0.005)  # the retry that was due finds it dead
     assert ref.cell.state == "dead"
+    assert [child.name for child in sup.children()] == ["sup/sibling"]
 
 
 async def test_state_is_restored_from_the_last_snapshot(system: ActorSystem, book: Book) -> None:
@@ -480,7 +479,7 @@ async def test_on_lost_hears_every_declared_message_that_was_not_handled(system:
         lost.append((message, reason))
         raise SystemExit
 
-    ref, _ = supervised(system, book, on_lost=on_lost)
+    ref, _ = supervised(system, book, on_lost=on_lost, restart="transient", shutdown_s=0.0)
     ref.tell(Fail())
     with pytest.raises(AskTimeout):
         await ref.call(Note(1), timeout_s=-1)
@@ -488,8 +487,8 @@ async def test_on_lost_hears_every_declared_message_that_was_not_handled(system:
     ref.tell(Hold(2))
     await book.begun.wait()
     ref.tell(Note(3))
-    await system.kill(ref)
-    assert lost == [(Fail(), "crashed"), (Note(1), "expired"), (Hold(2), "killed"), (Note(3), "dead")]
+    await system.stop(ref, 0.0)
+    assert lost == [(Fail(), "crashed"), (Note(1), "expired"), (Hold(2), "dead"), (Note(3), "dead")]
 
 
 async def test_a_timer_of_the_actors_own_outlives_a_crash(system: ActorSystem, book: Book) -> None:
@@ -603,7 +602,7 @@ async def test_an_actor_that_crashes_while_it_stops_is_not_restarted(system: Act
 
     sup = system.get("sup").cell.actor
     assert isinstance(sup, Supervisor)
-    gated = sup.start_child(ChildSpec("gated", Gated, (book,)))
+    gated = sup.start_child(ChildSpec("gated", Gated, (book,), restart="transient"))
     gated.tell(Run("jobs", "crash_at_the_gate"))
     stopped = gated.stop(block=False)
     await book.begun.wait()

@@ -13,6 +13,8 @@ class Task:
     def __init__(self, *, fenced: bool) -> None:
         self.fenced = fenced
         self.actor: Any = None
+        self.group: Any = None
+        self.job: Any = None
 
 
 @pytest.fixture

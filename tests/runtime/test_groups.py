@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 from rtvi_actors.errors import Dead, Rejected
+from rtvi_actors.runtime.groups import GroupSpec
 from rtvi_actors.runtime.system import ActorSystem
 from tests.runtime.messages import FIREWALL, Book, Hold, Note, Read, Recorder, Run, Through
 
@@ -176,11 +178,7 @@ async def test_a_job_that_was_given_up_spins_no_more(system: ActorSystem, book: 
     await ref.call(Through("cancel"))
     while ref.cell.abandoned == 0:
         await anyio.lowlevel.checkpoint()
-    window_s = 0.1
-    before_s = time.process_time()
-    await anyio.sleep(window_s)
-    # A spin burns the whole window; what is idle burns next to nothing.
-    assert time.process_time() - before_s < 0.5 * window_s
+    assert await share_of_a_core() < 0.5
     book.gate.set()
 
 
@@ -257,3 +255,33 @@ async def test_an_asynchronous_handler_holds_up_the_mail_behind_it(system: Actor
     book.gate.set()
     assert await held == 1
     assert (await ref.call(Read()))[-1] == 2
+
+
+async def test_after_a_thousand_cancelled_handlers_the_loop_is_idle(system: ActorSystem, book: Book) -> None:
+    """Half of them refuse, and are given up."""
+
+    class Many(Recorder):
+        groups: ClassVar[Mapping[str, GroupSpec]] = {"many": GroupSpec(concurrency=1000, grace_s=0.01)}
+
+    book.acts["cancel"] = lambda actor: actor.cancel_group("many")
+    ref = system.spawn(Many, book)
+    for n in range(1000):
+        ref.tell(Run("many", "refuse" if n % 2 else "hold"))
+    while ref.cell.groups["many"].running < 1000:
+        await anyio.lowlevel.checkpoint()
+    assert await ref.call(Through("cancel")) == 1000
+    while ref.cell.abandoned < 500:
+        await anyio.lowlevel.checkpoint()
+    await anyio.wait_all_tasks_blocked()
+    assert await share_of_a_core() < 0.5
+    assert ref.cell.groups["many"].idle
+    book.gate.set()
+    while book.notes.count("refuser ended") < 500:
+        await anyio.lowlevel.checkpoint()
+
+
+async def share_of_a_core(window_s: float = 0.1) -> float:
+    """What this process burns while nothing is asked of it: a spin burns 1, what is idle next to nothing."""
+    before_s = time.process_time()
+    await anyio.sleep(window_s)
+    return (time.process_time() - before_s) / window_s

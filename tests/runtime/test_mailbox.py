@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any
+from typing import Any, get_args
 
+import anyio
 import msgspec
 import pytest
 from hypothesis import given
@@ -15,7 +16,8 @@ from pykka._envelope import Envelope
 from rtvi_actors.errors import Rejected, Undeclared
 from rtvi_actors.runtime.context import LOCAL, commit
 from rtvi_actors.runtime.futures import ActorFuture
-from rtvi_actors.runtime.mailbox import Letter, Mailbox, Overflow, encode, register_type, type_decoder
+from rtvi_actors.runtime.mailbox import VOID, Letter, Mailbox, Overflow, encode, register_type, type_decoder
+from rtvi_actors.runtime.signals import Inject, Stop
 from tests.runtime.messages import Note, Stranger
 
 
@@ -32,11 +34,16 @@ class Blob(msgspec.Struct, frozen=True, tag=True):
     data: bytes
 
 
+class Sound(msgspec.Struct, frozen=True, tag=True):
+    n: int
+
+
 def mailbox(overflow: Overflow = "refuse", max_count: int = 5, max_bytes: int = 10_000) -> Mailbox:
     box = Mailbox()
-    box.accepts = {Note: "on_note", Blob: "on_blob"}
+    box.accepts, box.accepts_bulk = {Note: "on_note", Blob: "on_blob"}, frozenset({Sound})
     box.owner = "box"
-    box.overflow, box.max_count, box.max_bytes = overflow, max_count, max_bytes
+    box.max_count, box.max_bytes, box.max_bulk, box.max_bulk_bytes = max_count, max_bytes, 3, 50
+    box.set_policy(overflow, lambda message: message.data[0] or None if isinstance(message, Blob) else None)
     return box
 
 
@@ -46,39 +53,74 @@ def numbers(box: Mailbox) -> list[int]:
 
 
 class MailboxAgainstAModel(RuleBasedStateMachine):
-    """The model is a list of sizes: order is kept, bounds hold, and whatever is not handled leaves by `on_lost`."""
+    """The model is two lists of bodies: order is kept, bounds hold, and what is not handled leaves by `on_lost`."""
 
-    @initialize(overflow=st.sampled_from(["refuse", "drop_oldest"]), count=st.integers(1, 6), size=st.integers(20, 200))
+    @initialize(
+        overflow=st.sampled_from(["refuse", "drop_oldest", "coalesce"]),
+        count=st.integers(1, 6),
+        size=st.integers(20, 200),
+    )
     def open(self, overflow: Overflow, count: int, size: int) -> None:
         self.box = mailbox(overflow, count, size)
         self.lost: list[bytes] = []
         self.box.on_lost = lambda letter, reason: self.lost.append(letter.body)
-        self.model: deque[bytes] = deque()
+        self.model: list[tuple[int, bytes]] = []
+        """Keys (0: none) and bodies."""
+        self.model_bulk: deque[bytes] = deque()
         self.model_lost: list[bytes] = []
 
-    def full(self, more: int = 0) -> bool:
-        return len(self.model) >= self.box.max_count or sum(map(len, self.model)) + more > self.box.max_bytes
+    def size(self) -> int:
+        return sum(len(body) for _, body in self.model)
 
-    @rule(size=st.integers(0, 60))
-    def post(self, size: int) -> None:
-        message = Blob(bytes(size))
+    def full(self, more: int = 0) -> bool:
+        return len(self.model) >= self.box.max_count or self.size() + more > self.box.max_bytes
+
+    @rule(size=st.integers(0, 60), key=st.integers(0, 2))
+    def post(self, size: int, key: int) -> None:
+        message = Blob(bytes([key]) + bytes(size))
         body = encode(message)
-        if self.box.overflow == "refuse":
-            if len(self.model) >= self.box.max_count or sum(map(len, self.model)) >= self.box.max_bytes:
-                with pytest.raises(Rejected) as refusal:
-                    self.box.post(message)
-                assert refusal.value.message is message
-                return
-        else:
-            while self.model and self.full(len(body)):
-                self.model_lost.append(self.model.popleft())
+        overflow = self.box.overflow
+        is_full = self.full() or self.size() >= self.box.max_bytes
+        older = [at for at, (other, _) in enumerate(self.model) if key and other == key]
+        if is_full and (overflow == "refuse" or (overflow == "coalesce" and not older)):
+            with pytest.raises(Rejected) as refusal:
+                self.box.post(message)
+            assert refusal.value.message is message
+            return
+        if overflow == "coalesce" and older and (is_full or self.full(len(body))):
+            self.model_lost.append(self.model.pop(older[-1])[1])
+        while overflow == "drop_oldest" and self.model and self.full(len(body)):
+            self.model_lost.append(self.model.pop(0)[1])
         self.box.post(message)
-        self.model.append(body)
+        self.model.append((key, body))
+
+    @rule(n=st.integers(0, 9))
+    def post_bulk(self, n: int) -> None:
+        """The oldest gives way, whatever the policy of the user lane."""
+        self.box.post(Sound(n))
+        body = encode(Sound(n))
+        while self.model_bulk and (len(self.model_bulk) >= 3 or sum(map(len, self.model_bulk)) + len(body) > 50):
+            self.model_lost.append(self.model_bulk.popleft())
+        self.model_bulk.append(body)
+
+    @precondition(lambda self: self.model or self.model_bulk)
+    @rule()
+    def take(self) -> None:
+        """User mail before bulk."""
+        letter = self.box.take()
+        while letter.body is VOID:
+            letter = self.box.take()
+        assert letter.body == (self.model.pop(0)[1] if self.model else self.model_bulk.popleft())
 
     @precondition(lambda self: self.model)
     @rule()
-    def take(self) -> None:
-        assert self.box.take().body == self.model.popleft()
+    def put_back(self) -> None:
+        """What is put back is the next again."""
+        letter = self.box.take()
+        while letter.body is VOID:
+            letter = self.box.take()
+        self.box.put_back(letter)
+        self.model[0] = (0, self.model[0][1])  # it has lost its key: it has been under way already
 
     @rule()
     def close(self) -> None:
@@ -92,10 +134,13 @@ class MailboxAgainstAModel(RuleBasedStateMachine):
     def agrees_with_the_model(self) -> None:
         if not hasattr(self, "box"):
             return
-        assert [letter.body for letter in self.box.user] == list(self.model)
+        bodies = [letter.body for letter in self.box.user if letter.body is not VOID]
+        assert bodies == [body for _, body in self.model]
+        assert [letter.body for letter in self.box.bulk] == list(self.model_bulk)
         assert self.lost == self.model_lost
-        assert self.box.user_bytes == sum(map(len, self.model))
-        assert len(self.box.user) <= self.box.max_count
+        assert self.box.size_bytes == self.size() + sum(map(len, self.model_bulk))
+        assert len(self.box) == len(self.model) + len(self.model_bulk)
+        assert self.box.voids <= self.box.max_count + 1
 
 
 TestMailboxAgainstAModel = MailboxAgainstAModel.TestCase
@@ -189,7 +234,7 @@ def test_mail_from_another_thread_goes_over_the_bridge() -> None:
     crossed: list[Letter] = []
     box.thread_id = threading.get_ident()
     box.bridge = lambda deliver, letter: crossed.append(letter)
-    for post in (lambda: box.post(Note(1)), lambda: box.deliver_control("stop")):
+    for post in (lambda: box.post(Note(1)), lambda: box.deliver_control(stop())):
         thread = threading.Thread(target=post)
         thread.start()
         thread.join()
@@ -197,12 +242,107 @@ def test_mail_from_another_thread_goes_over_the_bridge() -> None:
     assert len(crossed) == 2
 
 
-def test_control_is_a_lane_of_its_own() -> None:
+def stop() -> Stop:
+    return Stop(1.0, "shutdown", ActorFuture())
+
+
+def kill() -> Stop:
+    return Stop(0.0, "killed", ActorFuture())
+
+
+@given(st.lists(st.sampled_from([0, 1, 2]), max_size=20))
+def test_the_urgent_lanes_are_kill_then_stop_then_supervision_each_in_its_order(ranks: list[int]) -> None:
     box = mailbox(max_count=1)
     box.post(Note(1))
-    box.deliver_control("stop")
-    assert list(box.control) == ["stop"]
+    sent = [(kill, stop, lambda: Inject(ValueError()))[rank]() for rank in ranks]
+    for message in sent:
+        box.deliver_control(message)
+    assert [id(message) for message in box.control] == [id(message) for message in sorted(sent, key=lambda m: m.rank)]
     assert len(box.user) == 1
+
+
+def test_a_flood_that_is_coalesced_does_not_grow() -> None:
+    box = mailbox("coalesce", max_count=5)
+    lost: list[str] = []
+    box.on_lost = lambda letter, reason: lost.append(reason)
+    for n in range(4):
+        box.post(Note(n))
+    for n in range(10_000):
+        box.post(Blob(bytes([1, n % 256])))
+    assert len(box) == 5
+    assert len(box.user) <= 2 * box.max_count + 1
+    assert lost == ["coalesced"] * 9_999
+    assert [letter.body for letter in box.user][-1] == encode(Blob(bytes([1, 9_999 % 256])))
+
+
+def test_what_coalesces_stands_where_the_newest_was_sent() -> None:
+    box = mailbox("coalesce", max_count=2)
+    box.post(Blob(b"\x01old"))
+    box.post(Blob(b"\x02"))
+    box.post(Blob(b"\x01new"))
+    decode = type_decoder(Blob | Note)
+    assert [decode(letter.body).data for letter in box.user if letter.body is not VOID] == [b"\x02", b"\x01new"]
+
+
+def test_an_asker_whose_message_is_coalesced_is_told() -> None:
+    box = mailbox("coalesce", max_count=1)
+    lost: list[Letter] = []
+    box.on_lost = lambda letter, reason: lost.append(letter)
+    reply: ActorFuture[Any] = ActorFuture()
+    box.post(Blob(b"\x01"), reply)
+    box.post(Blob(b"\x01"))
+    assert [letter.reply for letter in lost] == [reply]
+
+
+def test_the_runtimes_own_letters_find_room_always_and_are_never_dropped() -> None:
+    for overflow in get_args(Overflow):
+        box = mailbox(overflow, max_count=1)
+        box.post(Note(1))
+        box.deliver(Letter(encode(Note(2)), own=True))
+        assert numbers(box) == [1, 2]
+        if overflow == "drop_oldest":
+            box.post(Note(3))
+            assert numbers(box) == [2, 3]
+
+
+def test_who_feeds_a_mailbox_may_stop_at_high_water_and_is_woken_once_at_low() -> None:
+    box = mailbox(max_count=8)
+    woken: list[int] = []
+    for n in range(8):
+        assert box.is_high is (n > 6)
+        box.post(Note(n))
+    box.when_low(lambda: woken.append(len(box)))
+    while len(box):
+        box.take()
+    assert woken == [2]
+    box.when_low(lambda: woken.append(-1))
+    assert woken == [2, -1]
+
+
+def test_a_foreign_thread_waits_for_room_where_the_policy_says_so() -> None:
+    box = mailbox("wait", max_count=1)
+    waited: list[int] = []
+
+    def await_room() -> None:
+        waited.append(len(box.user))
+        box.user.clear()
+
+    box.await_room = await_room
+    box.post(Note(1))
+    box.post(Note(2))
+    assert numbers(box) == [2]
+    assert waited == [1]
+
+
+async def _post_on_a_loop() -> None:
+    box = mailbox("wait", max_count=1)
+    box.post(Note(1))
+    with pytest.raises(Rejected):
+        box.post(Note(2))
+
+
+def test_on_an_event_loop_the_policy_to_wait_refuses() -> None:
+    anyio.run(_post_on_a_loop)
 
 
 def test_a_registered_type_travels_as_what_it_becomes() -> None:

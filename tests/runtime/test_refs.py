@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 import pykka
 import pytest
 
-from rtvi_actors.errors import AskTimeout, Dead, HandlerFailed, Rejected, Undeclared, Unknown, WouldBlock
+from rtvi_actors.errors import AskTimeout, CyclicAsk, Dead, HandlerFailed, Rejected, Undeclared, Unknown, WouldBlock
+from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.runtime.groups import GroupSpec
 from rtvi_actors.runtime.mailbox import encode, type_decoder
 from rtvi_actors.runtime.refs import ActorRef, ref_of
 from rtvi_actors.runtime.system import ActorSystem
@@ -334,3 +337,93 @@ async def test_a_second_stop_finds_the_actor_dead(system: ActorSystem, book: Boo
     first, second = ref.stop(block=False), ref.stop(block=False)
     assert (await first, await second) == (True, False)
     assert system.dead_letters == 0
+
+
+# -- asks within asks ------------------------------------------------------------------------
+
+
+class Chain(msgspec.Struct, frozen=True, tag=True):
+    """Ask the first of `then`, with the rest; answer with how long that ask had, and with what it answered."""
+
+    then: tuple[ActorRef[Any], ...]
+
+
+class Link(AnyioActor):
+    """Waits for the next in the chain, and holds up its mail meanwhile."""
+
+    async def on_chain(self, message: Chain) -> list[Any]:
+        if not message.then:
+            return [self.name]
+        answer = await message.then[0].call(Chain(message.then[1:]), timeout_s=60)
+        return [self.name, *answer]
+
+    def on_note(self, message: Note) -> int:
+        return message.n
+
+
+class Free(Link):
+    """Waits in a group of its own: its mailbox goes on."""
+
+    async_group: ClassVar[str] = "own"
+    groups: ClassVar[Mapping[str, GroupSpec]] = {"own": GroupSpec(concurrency=4)}
+
+
+def links(system: ActorSystem, *kinds: type[Link]) -> list[ActorRef[Any]]:
+    return [system.spawn(kind, name="abc"[at]) for at, kind in enumerate(kinds)]
+
+
+@pytest.mark.parametrize("names", ["aa", "aba", "abca", "abcb"])
+async def test_an_ask_that_would_come_back_raises_with_its_path(system: ActorSystem, names: str) -> None:
+    refs = dict(zip("abc", links(system, Link, Link, Link), strict=True))
+    first, *then = [refs[name] for name in names]
+    with pytest.raises(HandlerFailed) as failure:
+        await first.call(Chain(tuple(then)))
+    error: BaseException | None = failure.value
+    while not isinstance(error, CyclicAsk):
+        assert error is not None
+        error = error.__cause__
+    assert error.path == tuple(names)
+    assert str(error) == " -> ".join(names)
+
+
+async def test_an_ask_may_come_back_to_an_actor_whose_mail_goes_on(system: ActorSystem) -> None:
+    a, b, _ = links(system, Free, Link, Link)
+    assert await a.call(Chain((b, a))) == ["a", "b", "a"]
+    with pytest.raises(HandlerFailed):  # b waits for a, which would wait for b
+        await a.call(Chain((b, a, b)))
+
+
+@pytest.mark.parametrize(("given_s", "counts_s"), [(1000, 60), (5, 5)])
+async def test_what_is_left_of_a_deadline_travels_on(system: ActorSystem, given_s: float, counts_s: float) -> None:
+    """Each link asks with 60 s: the earlier deadline counts."""
+    a, b, c = links(system, Link, Link, Link)
+    with no_reply_comes(c):
+        before_s = system.backend.now()
+        asked = a.ask(Chain((b, c)), block=False, timeout=given_s)
+        asked_s = system.backend.now()
+        while not c.cell.mailbox.user:
+            await anyio.lowlevel.checkpoint()
+        letter = c.cell.mailbox.user[0]
+        assert before_s + counts_s <= letter.due_s <= system.backend.now() + counts_s
+        assert counts_s == 60 or letter.due_s <= asked_s + counts_s
+        assert [cell.name for cell in letter.path] == ["a", "b"]
+    assert await asked == ["a", "b", "c"]
+
+
+async def test_every_deadline_is_one_entry_of_one_heap_under_one_timer(system: ActorSystem, book: Book) -> None:
+    ref = system.spawn(Recorder, book)
+    armed: list[float] = []
+    arm = system.timers._arm
+
+    def note_and_arm(due_s: float, fire: Callable[[], None]) -> None:
+        armed.append(due_s)
+        arm(due_s, fire)
+
+    system.timers._arm = note_and_arm
+    with no_reply_comes(ref):
+        asked = [ref.ask(Note(n), block=False, timeout=100 + n) for n in range(1000)]
+        assert len(system.timers) == 1000
+        assert len(armed) <= 1
+    for ask in asked:
+        await ask
+    assert len(system.timers) == 0

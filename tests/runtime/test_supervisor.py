@@ -1,24 +1,23 @@
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from typing import Any, ClassVar
 
 import anyio
+import anyio.lowlevel
 import pykka
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rtvi_actors.errors import Dead, NameTaken, StartFailed, Unknown
-from rtvi_actors.runtime import supervisor
+from rtvi_actors.errors import Dead, HandlerFailed, NameTaken, StartFailed, Unknown
 from rtvi_actors.runtime.actor import AnyioActor
-from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
+from rtvi_actors.runtime.signals import Books
+from rtvi_actors.runtime.supervisor import Backoff, ChildSpec, Escalation, Poison, Restart, Strategy, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
 from tests.runtime.messages import FIREWALL, Book, Fail, Hold, Note, Read, Recorder
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "RETRY_S", 0.001)
 
 
 def of(system: ActorSystem, name: str) -> Supervisor:
@@ -160,7 +159,7 @@ async def test_a_child_that_fails_to_start_is_forgotten(system: ActorSystem, boo
 
 async def test_the_name_of_a_dead_child_is_free_again(system: ActorSystem, book: Book) -> None:
     system.spawn(Supervisor, specs(book, "a", "b"), name="s")
-    await system.kill(system.get("s/a"))
+    await of(system, "s").stop_child("a")
     of(system, "s").start_child(*specs(book, "a"))
     assert [child.name for child in of(system, "s").children()] == ["s/b", "s/a"]
 
@@ -232,8 +231,8 @@ async def test_starts_that_keep_failing_reach_the_limit_as_well(system: ActorSys
     escalated: list[tuple[str, str]] = []
     done = anyio.Event()
 
-    def on_escalate(name: str, error: BaseException) -> None:
-        escalated.append((name, type(error).__name__))
+    def on_escalate(escalation: Escalation) -> None:
+        escalated.append((escalation.child, type(escalation.error).__name__))
         done.set()
         raise SystemExit
 
@@ -297,3 +296,190 @@ async def test_a_crash_can_be_injected_between_two_messages(system: ActorSystem,
     assert await ref.call(Read()) == [1, 2]
     assert ref.cell.restarts == 1
     assert ref.cell.dropped == 0
+
+
+# -- who is restarted, and with whom -----------------------------------------------------------
+
+EXITS: dict[str, Any] = {
+    "normal": lambda system, ref: ref.stop(block=False),
+    "shutdown": lambda system, ref: system.stop(ref),
+    "killed": lambda system, ref: system.kill(ref),
+    "error": lambda system, ref: ref.tell(Fail()),
+    "timeout": lambda system, ref: ref.tell(Hold()),
+}
+RESTARTED = {"permanent": set(EXITS), "transient": {"killed", "error", "timeout"}, "temporary": set[str]()}
+
+
+class Timed(Ordered):
+    """Its asynchronous handlers have next to no time."""
+
+    handler_timeout_s: ClassVar[float | None] = 0.001
+
+    async def on_hold(self, message: Hold) -> None:
+        await anyio.sleep_forever()
+
+
+async def settle(system: ActorSystem) -> None:
+    while not system.idle:
+        await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("restart", RESTARTED)
+@pytest.mark.parametrize("how", EXITS)
+async def test_the_restart_type_says_what_follows_an_exit(
+    system: ActorSystem, book: Book, restart: Restart, how: str
+) -> None:
+    system.spawn(Supervisor, [ChildSpec("a", Timed, (book,), restart=restart)], name="s")
+    ref = system.get("s/a")
+    ended = EXITS[how](system, ref)
+    if ended is not None:
+        assert await ended  # who asked for the stop has it, also where another incarnation follows
+    await settle(system)
+    assert ref.is_alive() is (how in RESTARTED[restart])
+    if ref.is_alive():
+        assert await ref.call(Note(7)) == 7
+        assert ref.cell.generation == 2
+    else:
+        assert of(system, "s").children() == []
+        with pytest.raises(Unknown):
+            system.get("s/a")
+    assert book.notes.count("-s/a") == (how in ("normal", "shutdown", "killed"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "log"),
+    [
+        ("one_for_one", ["+s/b"]),
+        ("one_for_all", ["-s/d", "-s/c", "-s/a", "+s/a", "+s/b", "+s/c", "+s/d"]),
+        ("rest_for_one", ["-s/d", "-s/c", "+s/b", "+s/c", "+s/d"]),
+    ],
+)
+async def test_the_strategy_says_who_restarts_with_a_child(
+    system: ActorSystem, book: Book, strategy: Strategy, log: list[str]
+) -> None:
+    system.spawn(Supervisor, specs(book, "a", "b", "c", "d"), strategy=strategy, name="s")
+    refs = of(system, "s").children()
+    refs[3].tell(Note(1))
+    book.notes.clear()
+    refs[1].tell(Fail())
+    await settle(system)
+    assert book.notes == log
+    assert of(system, "s").children() == refs
+    assert [await ref.call(Note(2)) for ref in refs] == [2] * 4
+    assert refs[3].cell.books().dead == {}
+
+
+async def test_a_temporary_child_goes_with_its_group_and_does_not_come_back(system: ActorSystem, book: Book) -> None:
+    children = [*specs(book, "a"), *specs(book, "b", restart="temporary"), *specs(book, "c")]
+    system.spawn(Supervisor, children, strategy="one_for_all", name="s")
+    system.get("s/a").tell(Fail())
+    await settle(system)
+    assert [ref.name for ref in of(system, "s").children()] == ["s/a", "s/c"]
+
+
+async def test_mail_to_the_whole_group_waits_while_one_of_it_is_in_back_off(system: ActorSystem, book: Book) -> None:
+    backoff = Backoff(immediate=0, first_s=0.02, jitter=0)
+    system.spawn(Supervisor, specs(book, "a", "b", backoff=backoff), strategy="one_for_all", name="s")
+    refs = of(system, "s").children()
+    refs[0].tell(Fail())
+    while refs[0].cell.state == "running":
+        await anyio.lowlevel.checkpoint()
+    assert [ref.cell.state for ref in refs] == ["restarting"] * 2
+    answers = [ref.ask(Note(n), block=False) for n, ref in enumerate(refs)]
+    assert [await answer for answer in answers] == [0, 1]
+
+
+async def test_a_supervisor_that_ends_while_a_child_is_in_back_off_leaves_nothing(
+    system: ActorSystem, book: Book
+) -> None:
+    ref = system.spawn(Supervisor, specs(book, "a", backoff=Backoff(immediate=0, first_s=60, max_s=60)), name="s")
+    child = system.get("s/a")
+    child.tell(Fail())
+    while child.cell.state == "running":
+        await anyio.lowlevel.checkpoint()
+    waits = child.ask(Note(1), block=False)
+    assert await system.stop(ref)
+    with pytest.raises(Dead):
+        await waits
+    assert len(system.timers) == 0
+    assert child.cell.books() == Books(2, 0, 0, {}, {"crashed": 1, "dead": 1}, 0)
+
+
+@pytest.mark.parametrize("on_poison", ["drop", "retry_once"])
+async def test_a_message_that_crashes_its_receiver_is_dropped_at_once_or_after_a_second_try(
+    system: ActorSystem, book: Book, on_poison: Poison
+) -> None:
+    system.spawn(Supervisor, [ChildSpec("it", Recorder, (book,), on_poison=on_poison)], name="s")
+    ref = system.get("s/it")
+    asked, tries = ref.ask(Fail(), block=False), 1 + (on_poison == "retry_once")
+    ref.tell(Note(1))
+    with pytest.raises(HandlerFailed):
+        await asked
+    assert await ref.call(Read()) == [1]
+    assert ref.cell.restarts == tries
+    assert ref.cell.books() == Books(3, 2, 0, {}, {"crashed": 1}, 0)
+
+
+async def test_a_message_that_is_tried_again_keeps_its_place(system: ActorSystem, book: Book) -> None:
+    class Sickly(Recorder):
+        def on_note(self, message: Note) -> int:
+            if message.n == 2 and self.cell.generation == 1:
+                raise ValueError("only the first time")
+            return super().on_note(message)
+
+    system.spawn(Supervisor, [ChildSpec("it", Sickly, (book,), on_poison="retry_once")], name="s")
+    for n in range(5):
+        system.get("s/it").tell(Note(n))
+    assert await system.get("s/it").call(Read()) == [0, 1, 2, 3, 4]
+    assert system.dead_letters == 0
+
+
+async def test_stop_child_ends_any_child_for_good_and_lets_it_drain(system: ActorSystem, book: Book) -> None:
+    system.spawn(Supervisor, [ChildSpec("it", Recorder, (book,))], name="s")
+    ref = system.get("s/it")
+    ref.tell(Note(1))
+    assert await of(system, "s").stop_child("it")
+    assert book.notes == [1, "stopped s/it"]
+    assert not ref.is_alive()
+    with pytest.raises(Unknown):
+        of(system, "s").stop_child("it")
+
+
+async def test_children_come_and_go_by_a_proxy_too(system: ActorSystem, book: Book) -> None:
+    proxy: Any = system.spawn(Supervisor, name="s").proxy()
+    child = await proxy.start_child(ChildSpec("a", Ordered, (book,)))
+    assert await child.call(Note(1)) == 1
+    assert await (await proxy.stop_child("a"))
+    assert await proxy.children() == []
+
+
+# -- back-off ------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(0, 4), st.floats(0.001, 10), st.floats(1, 4), st.floats(0.001, 100), st.floats(0, 0.9), st.floats(0, 1)
+)
+def test_delays_grow_to_their_limit_within_the_jitter(
+    immediate: int, first_s: float, factor: float, max_s: float, jitter: float, drawn: float
+) -> None:
+    backoff = Backoff(immediate=immediate, first_s=first_s, factor=factor, max_s=max_s, jitter=jitter)
+    delays = [backoff.delay_s(n, "error", lambda: drawn) for n in range(1, 2000)]
+    spread = 1 + jitter * (2 * drawn - 1)
+    assert delays[:immediate] == [0.0] * immediate
+    assert delays[immediate] == pytest.approx(min(first_s, max_s) * spread)
+    assert all(later >= earlier for earlier, later in itertools.pairwise(delays))
+    assert delays[-1] <= max_s * spread * 1.0001
+    assert backoff.delay_s(1, "start failed", lambda: drawn) == pytest.approx(min(first_s, max_s) * spread)
+
+
+async def test_the_same_reference_works_after_a_thousand_crashes(system: ActorSystem, book: Book) -> None:
+    backoff = Backoff(immediate=1_000_000)
+    system.spawn(Supervisor, [ChildSpec("it", Recorder, (book,), backoff=backoff)], intensity=1_000_000, name="s")
+    ref = system.get("s/it")
+    for n in range(1000):
+        ref.tell(Fail())
+        assert await ref.call(Note(n)) == n
+    assert system.get("s/it") is ref
+    assert ref.cell.generation == 1001
+    assert ref.cell.books() == Books(2000, 1000, 0, {}, {"crashed": 1000}, 0)
+    assert len(system.timers) == 0
