@@ -37,6 +37,12 @@ PRINTED = {
         '"type":"bot-llm-stopped"',
     ),
     "custom_actor.py": ('"data":"note 1: milk"', '"data":"note 2: eggs"', '"error":"Invalid message: ID (data.text)"'),
+    "simulated_test.py": (
+        "0.000000 tell      story -> restaurant/waiter Order",
+        "delay     restaurant/waiter -> restaurant/kitchen",
+        "crash     restaurant/kitchen",
+        "restaurant/kitchen -> probe-1 Served",
+    ),
     "inspect_registry.py": (
         "SESSION  Supervisor  running",
         "├─ audio ",
@@ -74,6 +80,27 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
 
 def test_every_example_is_run_by_these_tests() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {*PRINTED, "mount_in_fastapi.py"}
+
+
+def test_the_simulated_example_passes_under_pytest() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--rtvi-seeds=10",
+            "examples/simulated_test.py",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "2 passed" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("script", PRINTED)

@@ -1,0 +1,94 @@
+"""A test of your own actors under simulation: run under many seeds, in virtual time, with crashes and delays.
+
+    pytest examples/simulated_test.py                     # 100 seeds
+    pytest examples/simulated_test.py --rtvi-seeds 1000
+
+A failure prints the command that replays it, shrunk to the few decisions that it needs.
+"""
+
+from __future__ import annotations
+
+import anyio
+import msgspec
+
+from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.runtime.refs import ActorRef
+from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
+from rtvi_actors.testing import Faults, Simulate, World, run_simulation
+
+
+class Order(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    dish: str
+
+
+class Served(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    dish: str
+
+
+class Waiter(AnyioActor):
+    """Takes orders to the kitchen. Keeps nothing, so that a crash loses nothing but the order in its hands."""
+
+    def on_order(self, order: Order) -> None:
+        self.link("kitchen").tell(order)
+
+
+class Kitchen(AnyioActor):
+    """Cooks one dish after the other. A crash at the stove burns the dish, and the guest hears of every other."""
+
+    def __init__(self, guest: ActorRef[AnyioActor]) -> None:
+        super().__init__(guest)
+        self.guest = guest
+
+    async def on_order(self, order: Order) -> None:
+        await anyio.sleep(60 * len(order.dish))
+        self.guest.tell(Served(order.number, order.dish))
+
+
+def open_restaurant(world: World, guest: ActorRef[AnyioActor]) -> Supervisor:
+    children = [
+        ChildSpec(name="waiter", actor=Waiter, links=("kitchen",)),
+        ChildSpec(name="kitchen", actor=Kitchen, args=(guest,)),
+    ]
+    actor = world.spawn(Supervisor, children, intensity=100, name="restaurant").cell.actor
+    assert isinstance(actor, Supervisor)
+    return actor
+
+
+async def five_soups(world: World) -> None:
+    """Dishes come in the order of the orders, and none twice, whoever crashes in between."""
+    guest = world.probe(Served)
+    waiter = open_restaurant(world, guest.ref).child("waiter")
+    for number in range(5):
+        waiter.tell(Order(number, "soup"))
+    await world.advance(3600)
+    numbers = [served.number for served in guest.unread]
+    assert numbers == sorted(set(numbers))
+
+
+async def a_fire(world: World) -> None:
+    """A kitchen that burns down is back for the next order."""
+    guest = world.probe(Served)
+    restaurant = open_restaurant(world, guest.ref)
+    world.system.crash(restaurant.child("kitchen"))
+    await world.expect_restart(restaurant.child("kitchen"))
+    restaurant.child("waiter").tell(Order(1, "stew"))
+    await guest.expect_nothing(within_s=239)
+    assert await guest.expect(Served) == Served(1, "stew")
+
+
+FAULTS = Faults(crash=0.1, delay=0.3, max_delay_s=30)
+
+
+def test_dishes_come_in_the_order_of_the_orders(simulate: Simulate) -> None:
+    simulate(five_soups, faults=FAULTS)
+
+
+def test_a_kitchen_comes_back(simulate: Simulate) -> None:
+    simulate(a_fire)
+
+
+if __name__ == "__main__":  # without pytest: one seed, and what happened
+    run = run_simulation(five_soups, seed=6, faults=FAULTS)
+    print(*run.trace, sep="\n")
