@@ -7,7 +7,7 @@ Synchronous within: every frame is taken at once, and handed to a group (DESIGN.
     requests  @request               many at once; each cancelled at its deadline
     messages  @message, on_client_message   one at a time, in order; each cancelled after 8 s, and answered as failed
     hooks     on_client_ready, … and the bot's own asynchronous handlers
-    end, disconnect  on_end, on_disconnect: no other handler can hold them up
+    end, disconnect  on_end; on_actor_given_up, on_disconnect: no other handler can hold them up
 
 A turn, audio or request handler that fails ends only itself: the client gets an error with an id, the log the rest.
 """
@@ -81,6 +81,7 @@ class Bot(AnyioActor, Commands):
         "disconnect": GroupSpec(),
     }
     async_group: ClassVar[str] = "hooks"
+    bulk: ClassVar[frozenset[type]] = frozenset({frames.InputAudioRaw})
     not_handlers: ClassVar[frozenset[str]] = frozenset({*EVENTS.values(), "on_turn", "on_append", "on_audio"})
 
     auto_bot_ready: ClassVar[bool] = True
@@ -164,6 +165,10 @@ class Bot(AnyioActor, Commands):
 
     async def on_end(self) -> None:
         """The client has asked the bot to end; the session closes when this has returned."""
+
+    async def on_actor_given_up(self, event: frames.ActorGivenUp) -> None:
+        """An actor of the session has crashed too often, and the session ends: before on_disconnect. Where it is this
+        very bot, only handlers of the host's hear it (`session.control.on`)."""
 
     async def on_disconnect(self, reason: str) -> None:
         """The session ends. Once; not at all where this very bot has crashed too often to go on."""
@@ -461,6 +466,7 @@ _FRAMES: Final[Mapping[type[Any], Callable[[Bot, Any], None]]] = {
     frames.ClientReady: lambda bot, frame: bot._event("client-ready", frame),
     frames.StartAudio: lambda bot, _: bot._event("start-audio"),
     frames.EndTask: Bot._end,
+    frames.ActorGivenUp: lambda bot, frame: bot._event("actor-given-up", frame, group="disconnect"),
     frames.ClientDisconnected: lambda bot, frame: bot._event("disconnect", frame.reason, group="disconnect"),
 }
 

@@ -59,6 +59,9 @@ class Concern(AnyioActor):
 
     defer_s: ClassVar[float] = 8.0
     """The deadline of a deferred message: under the 10 s after which client-js gives up."""
+    handler_timeout_s: ClassVar[float | None] = defer_s
+    """An asynchronous handler has as long: beyond it the actor crashes, and the message ends as one that it crashed on,
+    so that no stuck actor keeps its number, nor the reader's credit."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -95,7 +98,7 @@ class Concern(AnyioActor):
 
     def on_defer_expired(self, message: DeferExpired) -> None:
         """The deadline of a deferred message. It belongs to the cell, so a crash in between does not lose it."""
-        if message.seq in self.ledger.control.open:
+        if self.ledger.holds(message.seq):
             expired = _Expired(self.defer_s, reply_id=message.id or None)
             self.refuse(Received(message.seq, "", message.id, None), expired)
 
@@ -105,7 +108,7 @@ class Concern(AnyioActor):
             self._end(message, Outcome.DELIVERED, ())
 
     def _is_over(self, seq: int) -> bool:
-        if seq not in self._ended and seq in self.ledger.control.open:
+        if seq not in self._ended and self.ledger.holds(seq):
             return False
         self.later(_count_duplicate, self.ledger.door)
         return True

@@ -14,6 +14,7 @@ from rtvi_actors.protocol.codec import from_json
 from rtvi_actors.protocol.envelope import NULL, Json
 
 __all__ = [
+    "ActorGivenUp",
     "AggregatedText",
     "BotFrame",
     "BotStartedSpeaking",
@@ -144,6 +145,13 @@ class EndTask(Struct, frozen=True, tag=True):
     """The client asks the bot to end, in good order (disconnect-bot)."""
 
 
+class ActorGivenUp(Struct, frozen=True, tag=True):
+    """An actor of the session has crashed too often and is not restarted any more: the session ends."""
+
+    name: str
+    """Its name within the session, such as ``audio``."""
+
+
 class ClientDisconnected(Struct, frozen=True, tag=True):
     """The session ends. Once, last."""
 
@@ -162,6 +170,7 @@ BotFrame: TypeAlias = (
     | ClientReady
     | StartAudio
     | EndTask
+    | ActorGivenUp
     | ClientDisconnected
 )
 """What the bot gets from the router (`Bot.on_frame`)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -18,9 +18,14 @@ from rtvi_actors.messages import Outcome
 from rtvi_actors.runtime.context import wall_time_s
 from rtvi_actors.runtime.futures import ActorFuture
 
-__all__ = ["Account", "Conservation", "DoorBook", "Ledger", "OpenRequest"]
+__all__ = ["LOGGED_AT_ONCE", "LOGGED_PER_S", "Account", "Conservation", "DoorBook", "Ledger", "OpenRequest"]
 
 logger = logging.getLogger("rtvi_actors")
+
+LOGGED_AT_ONCE: Final = 20
+"""Client errors that the log takes of one session at once."""
+LOGGED_PER_S: Final = 2.0
+"""And those that it takes in the long run, a second."""
 
 
 class Conservation(Struct, frozen=True):
@@ -103,12 +108,33 @@ class OpenRequest(Struct):
     """The system's clock."""
 
 
+class _Allowance:
+    """A token bucket: `LOGGED_AT_ONCE`, and `LOGGED_PER_S` more. `left_out` counts what found it empty."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._tokens = float(LOGGED_AT_ONCE)
+        self._filled_s = now()
+        self.left_out = 0
+
+    def take(self) -> bool:
+        now_s = self._now()
+        self._tokens = min(float(LOGGED_AT_ONCE), self._tokens + (now_s - self._filled_s) * LOGGED_PER_S)
+        self._filled_s = now_s
+        if self._tokens < 1.0:
+            self.left_out += 1
+            return False
+        self._tokens -= 1.0
+        return True
+
+
 class Ledger:
-    """One session's books."""
+    """One session's books. `now` is the system's clock, in seconds."""
 
     def __init__(
         self,
         session_id: str,
+        now: Callable[[], float],
         *,
         credit: int = 256,
         credit_bytes: int = 16 * 1024 * 1024,
@@ -119,6 +145,8 @@ class Ledger:
         """The one rate at which the client plays, or `None` (streams.Transport)."""
         self.control = Account()
         self.audio = Account()
+        self.lost: set[int] = set()
+        """Control numbers that a crash has ended: the client has heard of it, the door is about to."""
         self.unread = 0
         """Wire messages on their way to ingress."""
         self.unread_bytes = 0
@@ -144,6 +172,7 @@ class Ledger:
         self.on_credit: Callable[[], None] | None = None
         """Called when the reader, which waits, may go on."""
         self._errors = 0
+        self._log = _Allowance(now)
 
     # -- arrival and credit ----------------------------------------------------------------
 
@@ -190,8 +219,17 @@ class Ledger:
     def complete_audio(self, end: tuple[int, Outcome]) -> None:
         self.audio.complete(*end, "bot overflow")
 
+    def lose_control(self, seq: int) -> None:
+        """A crash has ended this number: nobody else ends it, nor answers its message, until the door has."""
+        self.lost &= self.control.open.keys()
+        self.lost.add(seq)
+
+    def holds(self, seq: int) -> bool:
+        """Whether a control number is still to be ended."""
+        return seq in self.control.open and seq not in self.lost
+
     def audio_lost(self, policy: str) -> None:
-        """Audio that was delivered has been dropped by the bot itself, before its handler saw it."""
+        """Audio that was delivered has been dropped before the bot's handler saw it."""
         self.audio.recall(policy)
 
     def playout_lost(self, length_s: float) -> None:
@@ -212,6 +250,14 @@ class Ledger:
         ):
             wake, self.on_credit = self.on_credit, None
             wake()
+
+    def close(self) -> None:
+        """The session is over, and its actors are dead: what is open now was lost with them."""
+        for account in (self.control, self.audio):
+            for seq in list(account.open):
+                account.complete(seq, Outcome.DEAD)
+        self.unnumbered[Outcome.DEAD] += self.unread
+        self.unread = self.unread_bytes = 0
 
     def conservation(self) -> Conservation:
         """The equation, at this moment."""
@@ -243,19 +289,33 @@ class Ledger:
 
     def error_id(self, detail: object, error: BaseException | None = None, level: int = logging.WARNING) -> str:
         """A new error id; the log has the details under it."""
-        self._errors += 1
-        ident = f"{self.session_id}.{self._errors}"
+        ident = self._new_id()
         text = str(detail)
         logger.log(level, "error %s: %s", ident, text if text.isprintable() else repr(text), exc_info=error)
         return ident
+
+    def _new_id(self) -> str:
+        self._errors += 1
+        return f"{self.session_id}.{self._errors}"
 
     def failure_text(self, detail: object, error: BaseException | None = None) -> str:
         """What a client hears of a failure that is ours, the details logged (the wording is pipecat-ai 1.14.0's)."""
         return f"Exception processing message: {self.error_id(detail, error)}"
 
     def reply_text(self, error: ClientError) -> str | None:
-        """What to answer a client error with, its details logged: as information, for a client can make many."""
+        """What to answer a client error with, its details logged: as information, and so many a second at the most,
+        for a client can make many."""
+        if not self._log.take():
+            return error.reply_text(self._new_id())
+        self.log_left_out()
         return error.reply_text(self.error_id(error, level=logging.INFO))
+
+    def log_left_out(self) -> None:
+        """Say how many client errors the log has not had, if there are any. Also the session's last word on them."""
+        left_out, self._log.left_out = self._log.left_out, 0
+        if left_out:
+            until = f"{self.session_id}.{self._errors}"
+            logger.info("%d client errors up to %s are left out: more than %g a second", left_out, until, LOGGED_PER_S)
 
     @staticmethod
     def timestamp() -> str:

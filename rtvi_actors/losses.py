@@ -86,6 +86,7 @@ class Losses:
         if receiver == AUDIO:
             self._ledger.audio.complete(message.seq, outcome, "audio overflow")
         else:
+            self._ledger.lose_control(message.seq)
             self._refs["door"].tell(Release(message.seq, outcome, (), reply_id or ""))
         if receiver != AUDIO or reason != "overflow":
             self._answer_lost(_Lost(reply_id=reply_id, detail=f"{receiver}: {reason}"))
@@ -142,7 +143,8 @@ class Losses:
 
     def _deferred(self, receiver: str, message: DeferExpired, reason: str) -> None:
         """A custom actor crashed on the deadline of a message that it had deferred."""
-        if message.seq in self._ledger.control.open:
+        if self._ledger.holds(message.seq):
+            self._ledger.lose_control(message.seq)
             self._answer_lost(_Lost(reply_id=message.id or None, detail=f"{receiver}: {reason}"))
             self._refs["door"].tell(Release(message.seq, Outcome.DEAD, (), message.id))
 
@@ -171,6 +173,12 @@ class Losses:
     def _ready(self, receiver: str, message: Ready, reason: str) -> None:
         """The observer crashed on what it only forwards: it leaves all the same."""
         self._refs["outbound"].forward(message.body)
+
+    def _audio(self, receiver: str, message: frames.InputAudioRaw, reason: str) -> None:
+        """More audio waits at the bot than its bulk lane takes. A batch is one message: it counts with its last
+        chunk."""
+        if reason == "overflow" and not message.more:
+            self._ledger.audio_lost("bot overflow")
 
     def _frame(self, receiver: str, message: Any, reason: str) -> None:
         """The bot crashed on a frame: it was delivered, but the client should hear that nothing will come of it."""
@@ -217,6 +225,7 @@ _LOST: Final[Mapping[type[Any], Callable[[Losses, str, Any, str], None]]] = Mapp
         Ready: Losses._ready,
         **dict.fromkeys(SERVER.values(), Losses._message),
         frames.Request: Losses._request,
+        frames.InputAudioRaw: Losses._audio,
         frames.LLMMessagesAppend: Losses._frame,
         frames.ClientMessage: Losses._frame,
         frames.FunctionCallResult: Losses._frame,

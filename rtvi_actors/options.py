@@ -10,6 +10,7 @@ import msgspec
 
 from rtvi_actors.ledger import Conservation
 from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.runtime.supervisor import Backoff
 
 __all__ = ["CustomActor", "SessionOptions", "SessionStatistics"]
 
@@ -45,13 +46,20 @@ class SessionOptions(msgspec.Struct, frozen=True):
     credit_bytes: int = 16 * 1024 * 1024
     """As much as they may weigh."""
     outbox_bytes: int = 8 * 1024 * 1024
-    """What a slow client may leave unread before the session closes."""
+    """What a slow client may leave unread before the session closes. At half of it the reader stops until a quarter is
+    left."""
+    stall_s: float = 30.0
+    """How long the client may take nothing at all of what waits for it before the session closes: one that only sends,
+    while the reader waits for it to read, would wait for ever."""
     capabilities: Mapping[str, bool] = MappingProxyType({"metrics": False})
     """bot-ready's capabilities (2.2); what is absent is unknown."""
     actors: tuple[CustomActor, ...] = ()
     restart_intensity: int = 20
     """Restarts in `restart_period_s` after which the session gives up."""
     restart_period_s: float = 10.0
+    restart_backoff: Backoff = Backoff()
+    """How long an actor that keeps failing waits before its next incarnation. With longer delays `restart_period_s`
+    must grow too, or the limit is never reached."""
 
 
 class SessionStatistics(msgspec.Struct, frozen=True):
@@ -81,4 +89,6 @@ class SessionStatistics(msgspec.Struct, frozen=True):
     """Bot audio that was more than playout may hold, in seconds."""
     sent: int
     """Wire messages out."""
+    coalesced: Mapping[str, int]
+    """Messages that a newer one made worthless before a client that was behind could get them, by type."""
     outbox_bytes: int

@@ -647,7 +647,7 @@ async def test_a_slow_audio_handler_loses_the_oldest_audio() -> None:
             await call.client.send_audio(bytes([index, 0]))
         batch = {"base64AudioBatch": ["CwA=", "DAA="], "sampleRate": 16_000, "numChannels": 1}
         await call.send("raw-audio-batch", "b", batch)
-        while call.books.conservation.received < 13 or call.books.conservation.open or bot.cell.mailbox.user:
+        while call.books.conservation.received < 13 or call.books.conservation.open or not bot.cell.mailbox.empty():
             await anyio.lowlevel.checkpoint()
         bot.gate.set()
         await call.heard()

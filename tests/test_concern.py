@@ -127,6 +127,45 @@ class TestDeferredMessages:
             assert await open_numbers(call) == 0
 
 
+class TestAnAsynchronousHandlerThatHangs:
+    @pytest.fixture
+    def anyio_backend(self) -> tuple[str, dict[str, Any]]:
+        return virtual_time()
+
+    async def test_is_ended_at_its_deadline_and_so_are_its_message_and_the_wait_for_credit(self) -> None:
+        class Hanging(rtvi.Concern):
+            async def on_received(self, message: rtvi.Received) -> None:
+                if message.type == "hang":
+                    await anyio.sleep_forever()
+
+        actors = (rtvi.CustomActor("hanging", Hanging, routes=("hang", "pass")),)
+        async with calling(Telling(), actors=actors, credit=4) as call:
+            started = anyio.current_time()
+            await call.send("hang", "h")
+            for index in range(20):
+                await call.send("pass", f"p{index}")
+            answer = await call.answer("h")
+            assert anyio.current_time() - started == pytest.approx(8.0)
+            assert answer["data"]["error"].startswith("Exception processing message: ")
+            assert await call.heard() == []
+            assert call.books.control == {"delivered": 21, "answered": 0, "dropped": 0, "dead": 1}
+            assert call.restarts("hanging") == 1
+
+    async def test_has_its_message_end_once_though_it_had_deferred_it(self) -> None:
+        class Hanging(rtvi.Concern):
+            async def on_received(self, message: rtvi.Received) -> None:
+                message.defer()
+                await anyio.sleep_forever()
+
+        async with calling(Telling(), actors=(rtvi.CustomActor("hanging", Hanging, routes=("hang",)),)) as call:
+            await call.send("hang", "h")
+            assert (await call.answer("h"))["type"] == "error-response"
+            await anyio.sleep(60)
+            assert await call.heard() == []
+            assert call.books.conservation.open == 0
+            assert (call.books.control["delivered"], call.books.duplicates) == (1, 0)
+
+
 async def test_what_a_crashing_handler_sent_does_not_leave() -> None:
     class Hasty(rtvi.Concern):
         def on_received(self, message: rtvi.Received) -> None:
@@ -163,7 +202,7 @@ async def test_a_crash_before_client_ready_is_told_once() -> None:
 
 
 def test_a_refusal_has_the_form_that_its_id_asks_for() -> None:
-    ledger = Ledger("session-x")
+    ledger = Ledger("session-x", lambda: 0.0)
     assert isinstance(reply_to(InvalidData("data", reply_id="7"), ledger), ErrorResponse)
     assert isinstance(reply_to(InvalidData("data"), ledger), Error)
     assert reply_to(NotRtvi(), ledger) is None

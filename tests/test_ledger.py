@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import data, integers, sampled_from
 
 from rtvi_actors.errors import InvalidData
-from rtvi_actors.ledger import Ledger, OpenRequest
+from rtvi_actors.ledger import LOGGED_AT_ONCE, Ledger, OpenRequest
 from rtvi_actors.messages import Outcome
 
 
@@ -17,7 +17,7 @@ class Books(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger("session-x", credit=8, credit_bytes=100)
+        self.ledger = Ledger("session-x", lambda: 0.0, credit=8, credit_bytes=100)
         self.sizes: list[int] = []
         self.woken = 0
         self.arrived = 0
@@ -77,7 +77,7 @@ TestBooks = Books.TestCase
 
 
 def test_a_number_ends_once_and_a_second_end_is_counted() -> None:
-    ledger = Ledger("session-x")
+    ledger = Ledger("session-x", lambda: 0.0)
     ledger.arrived()
     ledger.begin_control((1, 0))
     ledger.complete_control((1, Outcome.DELIVERED))
@@ -86,8 +86,21 @@ def test_a_number_ends_once_and_a_second_end_is_counted() -> None:
     assert ledger.conservation().dead == 0
 
 
+def test_a_number_that_a_crash_has_ended_is_nobodys_to_end_and_is_forgotten_with_its_end() -> None:
+    ledger = Ledger("session-x", lambda: 0.0)
+    for seq in (1, 2):
+        ledger.arrived()
+        ledger.begin_control((seq, 0))
+    ledger.lose_control(1)
+    assert (ledger.holds(1), ledger.holds(2), ledger.holds(3)) == (False, True, False)
+    assert ledger.conservation().open == 2
+    ledger.complete_control((1, Outcome.DEAD))
+    ledger.lose_control(2)
+    assert ledger.lost == {2}
+
+
 def test_audio_that_the_bot_drops_is_no_longer_delivered() -> None:
-    ledger = Ledger("session-x")
+    ledger = Ledger("session-x", lambda: 0.0)
     ledger.audio_lost("host's own")  # it came from no client
     ledger.arrived()
     ledger.begin_audio((1, 0))
@@ -99,7 +112,7 @@ def test_audio_that_the_bot_drops_is_no_longer_delivered() -> None:
 
 
 def test_a_request_is_settled_once_and_a_late_answer_is_counted() -> None:
-    ledger = Ledger("session-x")
+    ledger = Ledger("session-x", lambda: 0.0)
     ledger.open_request((1, OpenRequest("q", "t", 0.0)))
     assert ledger.settle(1)
     assert not ledger.settle(1)
@@ -109,10 +122,57 @@ def test_a_request_is_settled_once_and_a_late_answer_is_counted() -> None:
 def test_the_details_of_an_error_are_in_the_log_under_the_id_that_the_client_gets(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    ledger = Ledger("session-x")
+    ledger = Ledger("session-x", lambda: 0.0)
     with caplog.at_level(logging.INFO, "rtvi_actors"):
         text = ledger.reply_text(InvalidData("data.t", detail="a secret\nforged"))
     assert text == "Invalid message: session-x.1 (data.t)"
     assert "session-x.1" in caplog.text
     assert "\nforged" not in caplog.text
     assert "a secret" in caplog.text
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_the_log_takes_so_many_client_errors_a_second_and_says_how_many_it_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    ledger = Ledger("session-x", clock)
+
+    def fail(count: int) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "rtvi_actors"):
+            texts = {ledger.reply_text(InvalidData("data.t", detail="d")) for _ in range(count)}
+        assert len(texts) == count  # an id of its own each, logged or not
+        return [record.getMessage() for record in caplog.records]
+
+    assert len(fail(50)) == LOGGED_AT_ONCE
+    clock.now_s += 0.4
+    assert fail(1) == []
+    clock.now_s += 0.1 + 0.5
+    assert fail(3) == [
+        "31 client errors up to session-x.51 are left out: more than 2 a second",
+        "error session-x.52: InvalidData: d",
+        "error session-x.53: InvalidData: d",
+    ]
+    clock.now_s += 1000.0
+    assert len(fail(50)) == 1 + LOGGED_AT_ONCE
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "rtvi_actors"):
+        ledger.log_left_out()
+        ledger.log_left_out()
+    assert [record.getMessage() for record in caplog.records] == [
+        "30 client errors up to session-x.104 are left out: more than 2 a second"
+    ]
+
+
+def test_our_own_failures_are_all_logged(caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger("session-x", Clock())
+    for _ in range(100):
+        ledger.failure_text("on_audio")
+    assert len(caplog.records) == 100

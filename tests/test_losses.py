@@ -13,7 +13,7 @@ from rtvi_actors.bot import Bot
 from rtvi_actors.concern import Concern
 from rtvi_actors.ledger import Ledger, OpenRequest
 from rtvi_actors.losses import _LOST, Losses
-from rtvi_actors.messages import Answer, EndSession, Outcome, Ready, Received, ReceivedPcm, Release
+from rtvi_actors.messages import Answer, DeferExpired, EndSession, Outcome, Ready, Received, ReceivedPcm, Release
 from rtvi_actors.outbox import Outbox
 from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData, ServerResponse, ServerResponseData
 from rtvi_actors.session import BUILT_IN, CHILDREN
@@ -37,7 +37,7 @@ class Books:
     """One session's, with nobody behind the names."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger("s")
+        self.ledger = Ledger("s", lambda: 0.0)
         self.outbox = Outbox()
         self.refs: dict[str, Any] = {name: Ref() for name in CHILDREN}
         self.losses = Losses(self.ledger, self.outbox, self.refs, lambda: 100.0)
@@ -72,6 +72,15 @@ def test_a_message_lost_in_a_concern_ends_at_the_door_and_its_client_hears_of_it
     assert reply.data.error.startswith("Exception processing message: s.")
 
 
+def test_a_deferred_message_that_is_lost_is_answered_once(books: Books) -> None:
+    books.ledger.arrived()
+    books.ledger.begin_control((1, 0))
+    books.losses.lost("text", Received(1, "send-text", "m1", b"{}"), "timeout")
+    books.losses.lost("text", DeferExpired(1, "m1"), "crashed")
+    assert books.told("door") == [Release(1, Outcome.DEAD, (), "m1")]
+    assert len(books.told("outbound")) == 1
+
+
 def test_audio_lost_to_overflow_is_dropped_by_that_policy_without_an_error(books: Books) -> None:
     books.ledger.arrived(4)
     books.ledger.begin_audio((1, 4))
@@ -79,6 +88,19 @@ def test_audio_lost_to_overflow_is_dropped_by_that_policy_without_an_error(books
     assert books.ledger.audio.dropped == {"audio overflow": 1}
     assert books.ledger.conservation().holds
     assert books.told("outbound") == []
+
+
+def test_audio_that_the_bots_bulk_lane_drops_counts_with_the_last_chunk_of_its_message(books: Books) -> None:
+    for seq in (1, 2):
+        books.ledger.arrived(4)
+        books.ledger.begin_audio((seq, 4))
+        books.ledger.complete_audio((seq, Outcome.DELIVERED))
+    for more in (True, True, False):
+        books.losses.lost("bot", frames.InputAudioRaw(b"\0\0", 16_000, 1, more), "overflow")
+    books.losses.lost("bot", frames.InputAudioRaw(b"\0\0", 16_000, 1), "crashed")  # it was delivered
+    assert books.ledger.audio.dropped == {"bot overflow": 1}
+    assert books.ledger.audio.counts[Outcome.DELIVERED] == 1
+    assert books.ledger.conservation().holds
 
 
 def test_a_wire_message_lost_in_ingress_is_dead_and_answered_under_its_id_where_it_has_one(books: Books) -> None:

@@ -196,7 +196,7 @@ async def pile_up(call: Call, name: str) -> None:
     quiet = 0
     while quiet < SETTLED_TURNS:
         await anyio.lowlevel.checkpoint()
-        quiet = 0 if any(cell.mailbox.user for cell in others) else quiet + 1
+        quiet = 0 if any(not cell.mailbox.empty() for cell in others) else quiet + 1
 
 
 async def restarted(call: Call, name: str) -> None:
@@ -298,3 +298,66 @@ async def test_a_crash_between_messages_loses_nothing(name: str) -> None:
         assert_told(heard, "", slow_failed=name == "bot")
         assert_books(call, dead=0)
         await assert_goes_on(call, name, ref)
+
+
+def state_of(ref: rtvi.ActorRef[Any]) -> object:
+    actor = ref.cell.actor
+    assert isinstance(actor, Handshake)
+    return actor.state
+
+
+async def test_the_handshakes_state_is_the_same_before_and_after_a_thousand_crashes() -> None:
+    patient = rtvi.Backoff(immediate=10**6)
+    async with calling(Echo(Seen()), restart_intensity=10**6, restart_backoff=patient) as call:
+        await call.ready(version="2.1.0")
+        ref = call.session.actor("handshake")
+        before = state_of(ref)
+        for _ in range(1000):
+            call.session.system.crash(ref)
+        assert (await call.session.system.inspect(ref)).statistics.restarts == 1000
+        assert call.session.actor("handshake") is ref
+        assert state_of(ref) == before
+        await call.ask("double", 21, "q")
+        assert (await call.answer("q"))["data"]["d"] == 42
+        assert call.session.client_is_ready
+
+
+async def test_the_reader_stops_while_the_bot_is_buried_in_mail_and_goes_on_when_it_is_not() -> None:
+    class Buried(Echo):
+        max_mail = 4_000
+
+    seen = Seen()
+    async with calling(Buried(seen)) as call:
+        bot = call.session.actor("bot")
+        await call.session.idle()
+        bot.cell.suspended = True
+        for _ in range(3_001):  # above three quarters
+            bot.tell(frames.RequestExpired(0))
+        for n in range(20):
+            await call.say(f"text {n}", f"t{n}", run_immediately=False)
+        for _ in range(SETTLED_TURNS * 10):
+            await anyio.lowlevel.checkpoint()
+        assert call.books.conservation.received == 1  # client-ready
+        bot.cell.suspended = False
+        bot.cell.notify()
+        while len(seen.texts) < 20:
+            await anyio.lowlevel.checkpoint()
+        assert seen.texts == [f"text {n}" for n in range(20)]
+        assert call.books.conservation.delivered == 21
+
+
+@pytest.mark.parametrize("name", ["text", "audio", "requests"])
+async def test_what_is_open_when_a_session_ends_is_in_its_last_books(name: str) -> None:
+    async with calling(Echo(Seen()), drain_s=0.01) as call:
+        call.session.actor(name).cell.suspended = True
+        for n in range(5):
+            await call.say("x", f"s{n}")
+            await call.ask("double", n, f"q{n}")
+            await call.client.send_audio(pcm(n), 16_000, 1)
+        for _ in range(SETTLED_TURNS * 10):
+            await anyio.lowlevel.checkpoint()
+        session = call.session
+    books = session.statistics().conservation
+    assert books.holds
+    assert books.open == 0
+    assert books.dead >= 5

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import random
 from typing import Any, ClassVar
 
@@ -11,9 +12,9 @@ import pytest
 import rtvi_actors as rtvi
 from rtvi_actors import frames
 from rtvi_actors.runtime.groups import GroupSpec
-from rtvi_actors.session import BACK, CHILDREN, LINKS, ROUTES
+from rtvi_actors.session import BACK, CHILDREN, LINKS, READ_AHEAD, ROUTES
 from rtvi_actors.transports import memory
-from tests.session_kit import Frame, calling, message, of_type, texts, types, virtual_time
+from tests.session_kit import Call, Frame, calling, message, of_type, texts, types, virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -225,16 +226,45 @@ async def test_audio_beyond_the_bots_mailbox_costs_that_audio_and_crashes_nothin
     bot = Recorder()
     async with calling(bot) as call:
         bot.cell.suspended = True
-        batch = {"base64AudioBatch": ["AAA="] * 200, "sampleRate": 8000, "numChannels": 1}
-        for index in range(28):  # 25 of them fill half of the bot's mailbox
+        for index in range(28):
+            chunks = [base64.b64encode(bytes([index, chunk])).decode() for chunk in range(100)]
+            batch = {"base64AudioBatch": chunks, "sampleRate": 8000, "numChannels": 1}
             await call.send("raw-audio-batch", f"a{index}", batch)
-        await turns()
+        while call.session.actor("audio").cell.handled < 28:
+            await anyio.lowlevel.checkpoint()
+            assert call.books.conservation.holds
         bot.cell.suspended = False
         bot.cell.notify()
         await call.heard()
-        assert call.books.dropped == {"bot overflow": 3}
-        assert len(bot.audio) == 5_000
+        # A message counts with its last chunk: of the oldest that is left, the last 24 chunks are.
+        assert call.books.dropped == {"bot overflow": 17}
+        assert bot.audio == [bytes([index, chunk]) for index in range(28) for chunk in range(100)][-bot.max_bulk :]
         assert call.restarts("audio") == 0
+
+
+async def test_neither_control_nor_audio_starves_at_a_bot_that_is_flooded_with_the_other() -> None:
+    class Ear(Recorder):
+        def on_audio(self, frame: rtvi.InputAudioRaw) -> None:
+            controls_before.append(len(self.log))
+            super().on_audio(frame)
+
+    controls_before: list[int] = []
+    bot = Ear()
+    async with calling(bot, credit=2_000) as call:
+        await call.heard()
+        bot.log.clear()
+        bot.cell.suspended = True
+        for index in range(800):
+            await call.client.send_audio(index.to_bytes(2, "little"))
+            await call.say("x", f"s{index}", run_immediately=False)
+        while call.books.conservation.delivered < 1601:
+            await anyio.lowlevel.checkpoint()
+        bot.cell.suspended = False
+        bot.cell.notify()
+        await call.heard()
+        assert bot.log == [f"s{index}" for index in range(800)]
+        assert bot.audio == [index.to_bytes(2, "little") for index in range(800)]
+        assert 0 < controls_before[0] < 100  # control goes first, and audio is not behind all of it
 
 
 # -- isolation -------------------------------------------------------------------------
@@ -255,13 +285,77 @@ async def test_a_crash_in_one_session_is_no_matter_to_another_in_the_same_system
         assert {two.restarts(name) for name in CHILDREN} == {0}
 
 
-async def test_a_session_whose_actor_crashes_too_often_closes_with_a_reason() -> None:
-    async with calling(Recorder(), restart_intensity=3) as call:
-        for _ in range(4):
-            call.session.system.crash(call.session.actor("tools"))
+class Mourner(Recorder):
+    """Writes down who was given up."""
+
+    async def on_actor_given_up(self, event: rtvi.ActorGivenUp) -> None:
+        self.reasons.append(f"hook {event.name}")
+
+    @rtvi.on("actor-given-up")
+    async def also(self, event: rtvi.ActorGivenUp) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.reasons.append(f"also {event.name}")
+
+
+def crash_too_often(call: Call, name: str) -> None:
+    for _ in range(4):
+        call.session.system.crash(call.session.actor(name))
+
+
+@pytest.mark.parametrize("name", [name for name in CHILDREN if name != "bot"])
+async def test_the_bot_hears_of_an_actor_that_crashes_too_often_before_the_session_ends(name: str) -> None:
+    bot = Mourner()
+    async with calling(bot, restart_intensity=3, drain_s=0.1) as call:
+        call.session.control.on("actor-given-up", lambda event: bot.reasons.append(f"host {event.name}"))
+        crash_too_often(call, name)
         reason = await call.session.wait_closed()
-        assert reason.endswith("tools crashed too often")
+        assert reason == f"{name} crashed too often"
         await call.client.send_text(message("send-text"))  # nobody reads it, and nothing breaks
+    assert bot.reasons == [f"hook {name}", f"also {name}", f"host {name}", reason]
+
+
+async def test_the_host_hears_of_it_also_where_the_bot_itself_is_given_up() -> None:
+    heard: list[str] = []
+
+    async def later(event: rtvi.ActorGivenUp) -> None:
+        await anyio.lowlevel.checkpoint()
+        heard.append(f"later {event.name}")
+
+    def fail(event: rtvi.ActorGivenUp) -> None:
+        raise ValueError("the host's own")
+
+    bot = Mourner()
+    async with calling(bot, restart_intensity=3, drain_s=0.1) as call:
+        on = call.session.control.on
+        on("actor-given-up", fail)
+        on("actor-given-up", lambda event: heard.append(event.name))
+        on("actor-given-up", later)
+        crash_too_often(call, "bot")
+        assert await call.session.wait_closed() == "bot crashed too often"
+    assert sorted(heard) == ["bot", "later bot"]
+    assert bot.reasons == []
+
+
+async def test_a_stuck_hook_does_not_keep_the_bot_from_hearing_of_it() -> None:
+    class Stubborn(Mourner):
+        async def on_client_ready(self, client: rtvi.ClientReady) -> None:
+            await anyio.sleep_forever()
+
+    bot = Stubborn()
+    async with calling(bot, restart_intensity=3, drain_s=0.1) as call:
+        crash_too_often(call, "tools")
+        assert await call.session.wait_closed() == "tools crashed too often"
+    assert bot.reasons == ["hook tools", "also tools", "tools crashed too often"]
+
+
+async def test_a_hook_that_hears_of_it_and_hangs_does_not_hold_up_the_end() -> None:
+    class Speechless(Recorder):
+        async def on_actor_given_up(self, event: rtvi.ActorGivenUp) -> None:
+            await anyio.sleep_forever()
+
+    async with calling(Speechless(), restart_intensity=3, drain_s=0.01) as call:
+        crash_too_often(call, "tools")
+        assert await call.session.wait_closed() == "tools crashed too often"
 
 
 # -- bounds ----------------------------------------------------------------------------
@@ -270,27 +364,27 @@ async def test_a_session_whose_actor_crashes_too_often_closes_with_a_reason() ->
 async def test_the_reader_stops_when_as_many_control_messages_are_open_as_the_credit_says() -> None:
     gate = anyio.Event()
     async with calling(Recorder(), actors=stuck(gate), credit=32) as call:
-        for index in range(100):
+        for index in range(32 + READ_AHEAD + 50):
             await call.send("stick", f"s{index}")
-        await turns()
-        books = call.books
-        assert books.conservation.open == 32
-        assert len(call.client._inward._items) == 100 - 32
+        await turns(500)
+        assert call.books.conservation.open == 32
+        assert len(call.client._inward._items) == 50
         gate.set()
         await call.heard()
-        assert call.books.conservation.delivered == 101
+        assert call.books.conservation.delivered == 1 + 32 + READ_AHEAD + 50
 
 
 async def test_the_reader_stops_when_the_open_messages_weigh_as_much_as_the_credit_says() -> None:
     gate = anyio.Event()
     async with calling(Recorder(), actors=stuck(gate), credit_bytes=1_000_000) as call:
-        for index in range(30):
+        for index in range(40):
             await call.send("stick", f"s{index}", {"weight": "x" * 100_000})
         await turns()
         assert call.books.conservation.open == 10
+        assert len(call.client._inward._items) == 40 - 10 - 11  # it holds `READ_AHEAD_BYTES`, and one that goes beyond
         gate.set()
         await call.heard()
-        assert call.books.conservation.delivered == 31
+        assert call.books.conservation.delivered == 41
 
 
 async def test_a_client_that_does_not_read_has_its_session_closed_with_a_reason() -> None:
@@ -301,6 +395,171 @@ async def test_a_client_that_does_not_read_has_its_session_closed_with_a_reason(
             await anyio.lowlevel.checkpoint()
         assert await call.session.wait_closed() == "client too slow"
         assert call.books.outbox_bytes <= 10_000
+
+
+async def test_a_client_that_is_behind_gets_the_newest_interim_transcription_and_everything_else() -> None:
+    async with calling(Recorder(), capacity=4) as call:
+        control = call.session.control
+        for _ in range(40):  # 400 kB: the client is behind
+            control.send_server_message("x" * 10_000)
+        for index in range(100):
+            control.transcription(f"word {index}", final=False)
+            if not index % 10:
+                control.transcription(f"sentence {index}")
+                control.send_server_message(index)
+        while call.session.actor("outbound").cell.handled < 40 + 2 * 110 + 10:
+            await anyio.lowlevel.checkpoint()
+        assert call.books.coalesced == {"user-transcription": 99, "user-input": 99}
+        heard = await call.until(lambda wire: wire["type"] == "user-transcription" and "99" in wire["data"]["text"])
+        assert [wire["data"] for wire in of_type(heard, "server-message")[40:]] == list(range(0, 100, 10))
+        for kind in ("user-transcription", "user-input"):
+            said = [wire["data"]["text"] for wire in of_type(heard, kind)]
+            assert said == [*(f"sentence {index}" for index in range(0, 100, 10)), "word 99"]
+
+
+async def test_a_client_that_keeps_up_gets_every_interim_transcription() -> None:
+    async with calling(Recorder()) as call:
+        for index in range(100):
+            call.session.control.transcription(f"word {index}", final=False)
+        heard = of_type(await call.heard(), "user-transcription")
+        assert [wire["data"]["text"] for wire in heard] == [f"word {index}" for index in range(100)]
+        assert call.books.coalesced == {}
+
+
+class Wordy(Recorder):
+    """Answers at length."""
+
+    @rtvi.request("much")
+    def much(self) -> str:
+        return "x" * 10_000
+
+
+async def unread(call: Call, count: int) -> None:
+    """A client that asks and does not read, until the reader has stopped."""
+    for index in range(count):
+        await call.ask("much", msg_id=f"q{index}")
+    while len(call.session._held) < READ_AHEAD and not call.session.closed:
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_a_client_that_sends_without_reading_is_not_read_from_until_it_reads() -> None:
+    async with calling(Wordy(), capacity=2000, outbox_bytes=8_000_000) as call:
+        call.client._outward._capacity = 4  # it reads nothing from now on
+        await unread(call, 1500)
+        books = call.books
+        assert 4_000_000 <= books.outbox_bytes < 7_000_000  # what was under credit still came
+        assert len(call.client._inward._items) > 500
+        assert not call.session.closed
+        answers = [await call.answer(f"q{index}") for index in range(1500)]
+        assert {wire["type"] for wire in answers} == {"server-response"}
+        assert (await call.heard(), call.books.conservation.delivered) == ([], 1501)
+
+
+async def test_what_is_held_is_overtaken_by_nothing_that_comes_when_there_is_some_credit_again() -> None:
+    class Metered(rtvi.Concern):
+        async def on_received(self, message: rtvi.Received) -> None:
+            await turnstile.acquire()
+            self.release(message, frames.ClientMessage(message.id, message.type))
+
+    turnstile, bot = anyio.Semaphore(0), Recorder()
+    actors = (rtvi.CustomActor("metered", Metered, routes=("stick",)),)
+    async with calling(bot, actors=actors, credit=4) as call:
+        for index in range(8):
+            await call.send("stick", f"s{index}")
+        await turns()
+        turnstile.release()
+        while call.books.control["delivered"] < 2:
+            await anyio.lowlevel.checkpoint()
+        assert call.books.conservation.open == 3  # credit for one more, and four are held
+        await call.send("stick", "s8")
+        for _ in range(8):
+            turnstile.release()
+        await call.heard()
+        assert bot.log[1:] == [f"s{index}" for index in range(9)]
+
+
+async def test_a_client_that_leaves_while_the_credit_is_exhausted_is_noticed_at_once() -> None:
+    gate, bot = anyio.Event(), Recorder()
+    async with calling(bot, actors=stuck(gate), credit=32, drain_s=0.02) as call:
+        for index in range(100):
+            await call.send("stick", f"s{index}")
+        await turns()
+        assert await call.leave() == "client disconnected"
+    assert bot.reasons == ["client disconnected"]
+    books = call.books
+    assert books.conservation.received == 101
+    assert books.dropped == {"session over": 68}  # held, and nobody will ever handle them
+
+
+async def test_what_a_client_sent_before_it_left_is_handled_though_the_credit_was_exhausted() -> None:
+    gate, bot = anyio.Event(), Recorder()
+    async with calling(bot, actors=stuck(gate), credit=32) as call:
+        for index in range(100):
+            await call.send("stick", f"s{index}")
+        await turns()
+        assert await call.leave() == "client disconnected"
+        gate.set()
+    assert bot.log[1:] == [f"s{index}" for index in range(100)]
+    assert (call.books.conservation.delivered, call.books.conservation.open) == (101, 0)
+
+
+async def test_a_client_that_leaves_while_it_is_not_read_from_is_noticed_by_the_writer() -> None:
+    async with calling(Wordy(), capacity=2000, outbox_bytes=8_000_000, drain_s=0.02) as call:
+        call.client._outward._capacity = 4
+        await unread(call, 1500)
+        assert await call.leave() == "client disconnected"
+    assert call.books.conservation.open == 0
+
+
+class TestAClientThatTakesNothing:
+    @pytest.fixture
+    def anyio_backend(self) -> tuple[str, dict[str, Any]]:
+        return virtual_time()
+
+    async def test_has_its_session_closed_after_stall_s(self) -> None:
+        async with calling(Recorder(), capacity=4, stall_s=30.0) as call:
+            await anyio.sleep(100)
+            started = anyio.current_time()
+            for index in range(10):
+                call.session.control.send_server_message(index)
+            assert await call.session.wait_closed() == "client too slow"
+            assert anyio.current_time() - started == pytest.approx(30.0)
+
+    async def test_is_given_up_also_when_it_waits_for_us_to_read(self) -> None:
+        async with calling(Wordy(), capacity=1, outbox_bytes=8_000_000, stall_s=30.0) as call:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.leave_when_closed, call)
+                with pytest.raises(anyio.BrokenResourceError):
+                    await self.ask_without_end(call)
+            assert await call.session.wait_closed() == "client too slow"
+
+    @staticmethod
+    async def ask_without_end(call: Call) -> None:
+        while True:
+            await call.ask("much")
+
+    @staticmethod
+    async def leave_when_closed(call: Call) -> None:
+        await call.session.wait_closed()
+        call.client._inward.close()
+
+    async def test_that_takes_a_little_now_and_then_is_slow_and_not_stalled(self) -> None:
+        async with calling(Recorder(), capacity=1, stall_s=30.0) as call:
+            for _ in range(10):
+                call.session.control.send_server_message("x" * 20_000)
+            for _ in range(10):
+                await anyio.sleep(29)
+                await call.client.receive()
+            assert not call.session.closed
+
+    async def test_and_has_not_said_a_word_yet_is_waited_for(self) -> None:
+        async with calling(Recorder(), ready=False, hold_before_ready=False, capacity=1, stall_s=30.0) as call:
+            for index in range(10):
+                call.session.control.send_server_message(index)
+            await anyio.sleep(100)
+            assert not call.session.closed
+            await call.send("client-ready", "r", {"version": "2.2.0"})
+            assert await call.session.wait_closed() == "client too slow"
 
 
 async def test_a_bot_that_ends_the_call_of_a_client_that_does_not_read_is_not_held_up() -> None:

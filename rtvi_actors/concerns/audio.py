@@ -12,7 +12,7 @@ from rtvi_actors.messages import Outcome, Received, ReceivedPcm
 from rtvi_actors.protocol import pcm
 from rtvi_actors.protocol.client import RawAudio
 from rtvi_actors.runtime.context import savepoint
-from rtvi_actors.runtime.mailbox import Mailbox, Overflow
+from rtvi_actors.runtime.mailbox import Overflow
 
 __all__ = ["Audio"]
 
@@ -41,17 +41,15 @@ class Audio(BuiltIn):
         self._deliver(message.seq, (chunk,))
 
     def _deliver(self, seq: int, chunks: Sequence[pcm.Pcm]) -> None:
-        """To the bot, whole or not at all; a bot whose mailbox is filling loses this audio, counted."""
+        """To the bot's bulk lane, where it waits behind no control message and holds none up. It always has room there:
+        the oldest gives way, which losses.py accounts for."""
         bot = self.link("bot")
-        if _leaves_no_reserve(bot.cell.mailbox, chunks):
-            self.later(self.ledger.complete_audio, (seq, Outcome.DROPPED))
-            return
         rollback = savepoint()
         last = len(chunks) - 1
         try:
             for index, chunk in enumerate(chunks):
                 bot.tell(InputAudioRaw(chunk.audio, chunk.sample_rate, chunk.num_channels, index < last))
-        except (Rejected, Dead):
+        except (Rejected, Dead):  # refused by a bot that takes its audio as other mail
             rollback()
             self.later(self.ledger.complete_audio, (seq, Outcome.DROPPED))
         else:
@@ -59,12 +57,3 @@ class Audio(BuiltIn):
 
     def _end(self, message: Received, outcome: Outcome, frames: tuple[bytes, ...]) -> None:
         self.later(self.ledger.complete_audio, (message.seq, outcome))
-
-
-def _leaves_no_reserve(mailbox: Mailbox, chunks: Sequence[pcm.Pcm]) -> bool:
-    """Whether the bot's mailbox would be more than half full: the other half is kept for control, which must not be
-    refused because of audio. What this message itself sends counts, though it is only staged yet."""
-    size_bytes = sum(len(chunk.audio) for chunk in chunks)
-    return (len(mailbox.user) + len(chunks)) * 2 > mailbox.max_count or (
-        (mailbox.user_bytes + size_bytes) * 2 > mailbox.max_bytes
-    )

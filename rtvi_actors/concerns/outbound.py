@@ -1,12 +1,15 @@
 """Outbound: the one way out. It composes bot-ready, settles answers, shapes by the client's version, encodes once,
 keeps order.
 
-Before the client's version is known, what the bot says is held: at most 256 messages, for 5 s. Answers are not.
+Before the client's version is known, what the bot says is held: at most 256 messages and 4 MiB, for 5 s. Answers are
+not. What a newer message makes worthless (`COALESCED`) may be left out for a client that is behind (`Outbox`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from rtvi_actors.concern import BuiltIn
@@ -32,20 +35,41 @@ from rtvi_actors.protocol.server import (
     ErrorResponseData,
     ServerMessage,
     ServerResponse,
+    UserInput,
+    UserTranscription,
     shape,
 )
 from rtvi_actors.protocol.versions import UNKNOWN, Version
 from rtvi_actors.streams import ServerAudio, ServerText
 
-__all__ = ["HOLD_LIMIT", "HOLD_S", "Outbound"]
+__all__ = ["COALESCED", "HOLD_S", "Outbound"]
 
 logger = logging.getLogger("rtvi_actors")
 
-HOLD_LIMIT: Final = 256
 HOLD_S: Final = 5.0
 
 NEVER_HELD: Final = (BotReady, ErrorResponse, ServerResponse, Error)
 """Answers, and errors: a client that has a version problem must hear of it."""
+
+
+def _interim_transcription(message: UserTranscription) -> str | None:
+    """Whose words they are."""
+    return None if message.data.final else message.data.user_id
+
+
+def _interim_input(message: UserInput) -> str | None:
+    """Whose words they are, and of what kind."""
+    return None if message.data.final else f"{message.data.input_type} {message.data.user_id or ''}"
+
+
+COALESCED: Final[Mapping[type[ServerMessage], Callable[[Any], str | None]]] = MappingProxyType(
+    {
+        UserTranscription: _interim_transcription,
+        UserInput: _interim_input,
+    }
+)
+"""What may be left out for a client that is behind → which of its messages a newer one makes worthless: those of the
+same text. `None`: it is final, and leaves like all other messages, or the session closes."""
 
 
 class Outbound(BuiltIn):
@@ -117,6 +141,12 @@ class Outbound(BuiltIn):
                 raise TooLarge(len(data), self._max_bytes)
         except (NotJson, TooLarge) as error:
             data = self._unsendable(shaped, error)
+        else:
+            key_of = COALESCED.get(type(shaped))
+            which = None if key_of is None else key_of(shaped)
+            if which is not None:
+                self.later(self._outbox.put_newer, ((_wire_type(shaped), which), ServerText(data)))
+                return
         self.later(self._outbox.put, ServerText(data))
 
     def _unsendable(self, message: ServerMessage, error: NotJson | TooLarge) -> bytes:
@@ -132,14 +162,7 @@ class Outbound(BuiltIn):
     def _hold(self, message: ServerMessage) -> None:
         if not self._outbox.held:
             self.after(HOLD_S, HoldExpired())
-        self.later(self._keep, self.ref.encode(message))
-
-    def _keep(self, body: bytes) -> None:
-        held = self._outbox.held
-        if len(held) >= HOLD_LIMIT:
-            held.popleft()
-            self._outbox.hold_dropped += 1
-        held.append(body)
+        self.later(self._outbox.hold, self.ref.encode(message))
 
     def _release_held(self) -> None:
         self._holding = False
@@ -155,4 +178,8 @@ def _drop_audio(outbox: Outbox) -> None:
 
 
 def _clear(outbox: Outbox) -> None:
-    outbox.held.clear()
+    outbox.clear_held()
+
+
+def _wire_type(message: ServerMessage) -> str:
+    return str(message.__struct_config__.tag)

@@ -80,25 +80,48 @@ async def test_a_batch_of_too_many_chunks_is_refused_whole() -> None:
         assert len(bot.heard) == MAX_CHUNKS
 
 
-async def test_audio_leaves_half_of_the_bots_mailbox_to_control() -> None:
+async def test_a_bot_that_is_flooded_with_audio_loses_the_oldest_and_no_control_message_is_refused() -> None:
     class Narrow(Ear):
-        max_mail = 20
+        max_mail = 8
+        max_bulk = 10
 
     bot = Narrow()
     async with calling(bot) as call:
         await call.heard()
         bot.cell.suspended = True
         shape = {"sampleRate": 16_000, "numChannels": 1}
-        await call.send("raw-audio-batch", "8", {"base64AudioBatch": [text(b"aa")] * 8, **shape})
-        await call.send("raw-audio-batch", "3", {"base64AudioBatch": [text(b"aa")] * 3, **shape})  # 11 of 20
-        for _ in range(4):
-            await call.client.send_audio(b"bb")
+        await call.client.send_audio(b"aa")
+        await call.send("raw-audio-batch", "b", {"base64AudioBatch": [text(b"bb")] * 8, **shape})
+        for _ in range(4):  # the first, and three chunks of the batch, give way
+            await call.client.send_audio(b"cc")
         for index in range(8):
             await call.say(str(index), f"s{index}", run_immediately=False)
-        while call.books.conservation.delivered < 1 + 1 + 2 + 8:  # client-ready; the batch, 2 of 4; the texts
+        while call.books.conservation.delivered + call.books.conservation.dropped < 1 + 1 + 1 + 4 + 8:
             await anyio.lowlevel.checkpoint()
         bot.cell.suspended = False
         bot.cell.notify()
         assert types(await call.heard()) == ["user-input"] * 8
-        assert len(bot.heard) == 10
-        assert call.books.dropped["bot overflow"] == 3
+        assert [frame.audio for frame in bot.heard] == [b"bb"] * 6 + [b"cc"] * 4
+        assert call.books.dropped == {"bot overflow": 1}
+        assert call.books.audio == {"delivered": 5, "answered": 0, "dropped": 1, "dead": 0}
+
+
+async def test_audio_for_a_bot_that_takes_it_as_other_mail_is_refused_whole_when_that_is_full() -> None:
+    class Single(Ear):
+        bulk = frozenset()
+        max_mail = 20
+
+    bot = Single()
+    async with calling(bot) as call:
+        await call.heard()
+        bot.cell.suspended = True
+        shape = {"sampleRate": 16_000, "numChannels": 1}
+        for index in range(3):
+            await call.send("raw-audio-batch", str(index), {"base64AudioBatch": [text(b"aa")] * 10, **shape})
+        while call.books.conservation.open:
+            await anyio.lowlevel.checkpoint()
+        bot.cell.suspended = False
+        bot.cell.notify()
+        await call.heard()
+        assert len(bot.heard) == 20
+        assert call.books.dropped == {"bot overflow": 1}
