@@ -1,26 +1,30 @@
 # `make` shows what there is. A fresh machine needs Python 3.11 with venv, git and make; the browser tests also need
-# node, npm and chromium (they are skipped, and say so, where those are missing; with CI=true that is a failure).
+# node, npm and chromium, and pykka's own tests the package index, once (they are skipped, and say so, where those are
+# missing; with CI=true that is a failure).
 
 # The first that runs, is new enough and can make environments (a version manager's stand-in may exist and yet not run).
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   $$name -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 PORT ?= 7860
 HOST ?= 127.0.0.1
+SECONDS ?= 60
 ARGS ?=
+SEEDS ?= 10000
 
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
 E2E := tests/e2e
+SIMULATED := tests/simulated
 NPM := $(shell command -v npm 2>/dev/null)
 NODE_MODULES := $(if $(NPM),$(E2E)/node_modules/.stamp)
 PACKAGING := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e lint format types bench clean
+.PHONY: help run test simulate e2e pykka-suite lint format types bench soak clean
 
 help:  ## show this
-	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
+	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 13
 
 run: $(VENV)/run.stamp  ## serve the echo bot with its page (PORT=7860 HOST=127.0.0.1)
 	$(BIN)/rtvi-actors serve examples/echo_bot.py:EchoBot --demo --host $(HOST) --port $(PORT) $(ARGS)
@@ -28,8 +32,14 @@ run: $(VENV)/run.stamp  ## serve the echo bot with its page (PORT=7860 HOST=127.
 test: $(VENV)/dev.stamp $(NODE_MODULES)  ## the whole suite, browser tests included (ARGS='-k name')
 	$(BIN)/python -m pytest $(ARGS)
 
+simulate: $(VENV)/dev.stamp  ## the simulated tests on many seeds (SEEDS=10000)
+	$(BIN)/python -m pytest $(SIMULATED) --rtvi-seeds=$(SEEDS) $(ARGS)
+
 e2e: $(VENV)/dev.stamp $(NODE_MODULES)  ## the browser tests alone
 	$(BIN)/python -m pytest $(E2E) $(ARGS)
+
+pykka-suite: $(VENV)/dev.stamp  ## pykka's own tests, fetched, on this runtime
+	$(BIN)/python -m pytest tests/pykka_suite $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -43,8 +53,11 @@ types: $(VENV)/dev.stamp  ## mypy --strict and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(BENCH_VENV)/bench.stamp  ## in process, beside Pipecat's RTVIProcessor
+bench: $(BENCH_VENV)/bench.stamp  ## in process, beside Pipecat's RTVIProcessor; and the runtime's own costs
 	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/dev.stamp  ## memory under ten times overload (SECONDS=60 of each scenario)
+	$(BIN)/python -m benchmarks.soak --seconds $(SECONDS) $(ARGS)
 
 clean:  ## remove environments, caches and what the tests made
 	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,6 +10,9 @@ are of this machine, at this moment.
 * ours: the memory transport, a full session (every concern, encoded mailboxes, supervision, deadlines, accounting on);
 * pipecat: RTVIProcessor and RTVIObserver in the worker that Pipecat's constructor makes; `lean`: the same with
   everything off that can be off (see `peer_pipecat.py`).
+
+The runtime has tables of its own (`runtime.py`): what a hop, an ask, a restart, a stop and a deadline cost, and what
+10,000 open sessions do to the next one.
 """
 
 from __future__ import annotations
@@ -20,16 +23,15 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import TypeAlias
 
-ROOT = Path(__file__).resolve().parent.parent
-Figures: TypeAlias = dict[str, float]
+from benchmarks.runtime import CROWDS, QUICK_CROWDS, RuntimePlan, measure, runtime_lines
+from benchmarks.worker import Figures, Worker
+
 ROWS = {
     "sync": "request, sync handler",
     "async": "request, async handler",
@@ -49,47 +51,6 @@ COUNTS = {
     ("lean", "latency"): 1_000,
 }
 """Messages a round: enough for a 99th percentile, few enough that a round takes seconds."""
-
-
-class Worker:
-    """A side's process. Commands and answers are JSON lines (`load.serve`)."""
-
-    def __init__(self, module: str, python: str, *args: str) -> None:
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        self.process = subprocess.Popen(
-            [python, "-m", module, *args],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, **command: Any) -> Figures:
-        """One command. Raises `RuntimeError` when the side has died."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"the side died of {command}")
-        figures: Figures = json.loads(answer)
-        return figures
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
 
 
 @dataclass
@@ -236,10 +197,14 @@ def main() -> int:
         print("no interpreter with pipecat-ai: the peer is left out (see --python)", file=sys.stderr)
     cells = messages(plan)
     costs = sessions(plan)
-    print(*lines(cells), "", *session_lines(costs), sep="\n")
+    crowds = QUICK_CROWDS if args.quick else CROWDS
+    runtime = measure(RuntimePlan(rounds, scale, crowds, plan.ours))
+    print(*lines(cells), "", *session_lines(costs), "", *runtime_lines(runtime), sep="\n")
     if args.json:
         rows = {f"{row} {mode}": cell.figures for (row, mode), cell in cells.items()}
-        args.json.write_text(json.dumps({"messages": rows, "sessions": costs}, indent=1), encoding="utf-8")
+        args.json.write_text(
+            json.dumps({"messages": rows, "sessions": costs, "runtime": runtime}, indent=1), encoding="utf-8"
+        )
     return 0
 
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
 import msgspec
+import pykka
 
 import rtvi_actors as rtvi
 from benchmarks.floor import floor
@@ -116,15 +120,63 @@ class Ours:
         return session
 
 
-def own(command: Mapping[str, Any]) -> Awaitable[Figures] | None:
-    """The commands for the floor."""
-    return floor(command["row"], command["count"]) if command.get("shape") == "floor" else None
+class Crowd:
+    """Sessions that stay open while others come and go."""
+
+    def __init__(self, side: Ours) -> None:
+        self.side = side
+        self.endpoints: list[Endpoint] = []
+
+    async def grow(self, count: int) -> Figures:
+        """Open sessions until so many are; returns how many actors that makes."""
+        while len(self.endpoints) < count:
+            self.endpoints.append(await self.side.open(lambda: None))
+        return {"actors": len(pykka.ActorRegistry.get_all())}
+
+    async def one_more(self, count: int) -> Figures:
+        """Open and close one session beside the crowd, `count` times: the median, which the collector's rare walk over
+        the whole crowd does not move, and the mean, which it does."""
+        times_s: list[float] = []
+        for _ in range(count):
+            started = time.perf_counter()
+            endpoint = await self.side.open(lambda: None)
+            await endpoint.close()
+            times_s.append(time.perf_counter() - started)
+        return {"us": statistics.median(times_s) * 1e6, "mean_us": statistics.fmean(times_s) * 1e6}
+
+    async def one_more_in_a_list(self, count: int) -> Figures:
+        """The same while pykka's registry keeps its references as it would by itself."""
+        with pykkas_own_list():
+            return await self.one_more(count)
+
+
+@contextmanager
+def pykkas_own_list() -> Iterator[None]:
+    """The registry as pykka has it."""
+    registry: Any = pykka.ActorRegistry
+    before = registry._actor_refs
+    registry._actor_refs = before[:]
+    try:
+        yield
+    finally:
+        registry._actor_refs = before
+
+
+def own(crowd: Crowd, command: Mapping[str, Any]) -> Awaitable[Figures] | None:
+    """The commands for the floor, and those for a crowd."""
+    row, count = command["row"], command["count"]
+    if command.get("shape") == "floor":
+        return floor(row, count)
+    rows = {"crowd": crowd.grow, "one more": crowd.one_more, "in a list": crowd.one_more_in_a_list}
+    return rows[row](count) if row in rows else None
 
 
 async def obey_all() -> None:
     """Serve commands until standard input ends."""
     async with rtvi.ActorSystem() as system:
-        await serve(Ours(system), own)
+        side = Ours(system)
+        crowd = Crowd(side)
+        await serve(side, lambda command: own(crowd, command))
 
 
 def main() -> None:
