@@ -35,9 +35,9 @@ DEFAULT: Final = 300
 @pytest.fixture
 def seeds(request: pytest.FixtureRequest) -> Iterable[int]:
     """Those that the options of the test kit name."""
-    one: int | None = request.config.getoption("--rtvi-seed")
-    count: int = request.config.getoption("--rtvi-seeds", DEFAULT)
-    return (one,) if one is not None else range(max(count, DEFAULT))
+    option: Any = request.config.getoption
+    one = option("--rtvi-seed")
+    return (one,) if one is not None else range(max(option("--rtvi-seeds"), DEFAULT))
 
 
 @pytest.fixture(autouse=True)
