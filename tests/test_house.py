@@ -53,6 +53,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "groups",
         "signals",
         "refs",
+        "handling",
         "cell",
         "actor",
         "dispatcher",
@@ -82,6 +83,7 @@ those that are: `serializers` has the two dialects that all transports share, an
 EXCEPTIONS = {
     ("runtime.refs", "runtime.cell"): "a reference and its cell name each other's types; nothing at run time",
     ("runtime.cell", "runtime.actor"): "so do a cell and its actor",
+    ("runtime.handling", "runtime.actor"): "and what a cell is built on",
 }
 
 CORE = {"anyio", "msgspec", "pykka"}

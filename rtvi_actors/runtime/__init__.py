@@ -11,6 +11,7 @@ The files, each importing only those above it::
     groups       asynchronous handlers, in tasks of the actor's own
     signals      stop, crash, inspect; Terminated, dead letters, books
     refs         pykka's reference, to what stays over a crash
+    handling     letters through handlers, and what is lost
     cell         what stays of an actor over its crashes
     actor        AnyioActor, what people write
     dispatcher   the shared run queue

@@ -14,12 +14,13 @@ import pykka
 from pykka import messages as pykka_messages
 
 from rtvi_actors.errors import DeclarationError, NoSystem, StartFailed, Undeclared, Unknown
-from rtvi_actors.runtime.cell import MAIN, Cell, Host
+from rtvi_actors.runtime.cell import Cell, Host
 from rtvi_actors.runtime.clock import Timer
 from rtvi_actors.runtime.context import CURRENT, LOCAL, later
 from rtvi_actors.runtime.declare import Declaration, declare, locals_of_class_statement
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import GroupSpec, Job
+from rtvi_actors.runtime.handling import MAIN
 from rtvi_actors.runtime.mailbox import Mailbox, Overflow
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.signals import Terminated

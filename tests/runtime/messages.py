@@ -9,12 +9,15 @@ from types import TracebackType
 from typing import Any, ClassVar, Final
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from rtvi_actors.errors import Crash, Fenced
 from rtvi_actors.runtime.actor import AnyioActor
 from rtvi_actors.runtime.groups import GroupSpec
 from rtvi_actors.runtime.refs import ActorRef
+from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
+from rtvi_actors.runtime.system import ActorSystem
 
 RAISES: Final[dict[str, Callable[[], BaseException]]] = {
     "ValueError": lambda: ValueError("injected"),
@@ -244,3 +247,28 @@ class Plain(AnyioActor):
 
     async def fail_later(self) -> None:
         raise ValueError("the asker's")
+
+
+# -- what tests do with them -------------------------------------------------------------
+
+
+def supervised(
+    system: ActorSystem, book: Book, other: Book | None = None, **options: Any
+) -> tuple[ActorRef[Recorder], ActorRef[Recorder]]:
+    """A recorder and its sibling, under a supervisor that is patient."""
+    specs = [ChildSpec("it", Recorder, (book,), **options), ChildSpec("sibling", Recorder, (other or Book(),))]
+    system.spawn(Supervisor, specs, intensity=1000, name="sup")
+    return system.get("sup/it"), system.get("sup/sibling")
+
+
+def act(ref: ActorRef[Any], book: Book, function: Any) -> None:
+    """Have a recorder do something in a handler."""
+    name = f"act {len(book.acts)}"
+    book.acts[name] = function
+    ref.tell(Through(name))
+
+
+async def settle(system: ActorSystem) -> None:
+    """Wait until no actor has anything to do."""
+    while not system.idle:
+        await anyio.lowlevel.checkpoint()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pykka
 import pytest
 
-from rtvi_actors.errors import AskTimeout, Crash, Dead, HandlerFailed, Rejected, StartFailed
-from rtvi_actors.runtime.actor import current_actor
-from rtvi_actors.runtime.mailbox import Overflow
+from rtvi_actors.errors import Crash, Dead, HandlerFailed, StartFailed
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.signals import DeadLetter
 from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
@@ -27,18 +25,10 @@ from tests.runtime.messages import (
     Recorder,
     Run,
     Through,
+    supervised,
 )
 
 pytestmark = pytest.mark.anyio
-
-
-def supervised(
-    system: ActorSystem, book: Book, other: Book | None = None, **options: Any
-) -> tuple[ActorRef[Recorder], ActorRef[Recorder]]:
-    """A recorder and its sibling, under a supervisor that is patient."""
-    specs = [ChildSpec("it", Recorder, (book,), **options), ChildSpec("sibling", Recorder, (other or Book(),))]
-    system.spawn(Supervisor, specs, intensity=1000, name="sup")
-    return system.get("sup/it"), system.get("sup/sibling")
 
 
 # -- identity outlives a crash -----------------------------------------------------------
@@ -179,112 +169,6 @@ async def test_an_actor_without_a_supervisor_stops_at_its_crash(system: ActorSys
     assert not ref.is_alive()
     assert "stopped alone" not in book.notes  # as in pykka: on_failure, not on_stop
     assert pykka.ActorRegistry.get_by_urn(ref.actor_urn) is None
-
-
-# -- all or nothing ----------------------------------------------------------------------
-
-
-async def test_a_handler_that_raises_has_done_nothing(system: ActorSystem, book: Book) -> None:
-    ref, sibling = supervised(system, book)
-    done: list[str] = []
-    asked: list[Any] = []
-
-    def half_way(actor: Recorder) -> None:
-        sibling.tell(Note(1))
-        asked.append(sibling.ask(Note(2), block=False))
-        actor.submit("jobs", "hold", 3)
-        actor.later(done.append, "later")
-        actor.snapshot("state")
-        actor.after(0, Note(4))
-        actor.ref.tell(Note(5))
-        raise ValueError
-
-    book.acts["half_way"] = half_way
-    ref.tell(Through("half_way"))
-    assert await ref.call(Read()) == []
-    await anyio.wait_all_tasks_blocked()
-    assert await sibling.call(Read()) == []
-    assert done == []
-    assert not ref.cell._has_saved
-    assert book.notes == []
-    assert not asked[0].done()
-    asked[0].try_set(None)
-    assert len(system.timers) == 0
-
-
-async def test_what_a_handler_sends_leaves_in_order_when_it_returns(system: ActorSystem, book: Book) -> None:
-    ref, _ = supervised(system, book)
-    seen: list[Any] = []
-
-    def act(actor: Recorder) -> str:
-        for n in range(3):
-            actor.ref.tell(Note(n))
-            actor.later(seen.append, n)
-        seen.append("returned")
-        return "answer"
-
-    book.acts["act"] = act
-    assert await ref.call(Through("act")) == "answer"
-    assert seen == ["returned", 0, 1, 2]
-    assert await ref.call(Read()) == [0, 1, 2]
-
-
-async def test_an_effect_that_raises_keeps_no_other_from_leaving(
-    system: ActorSystem, book: Book, caplog: pytest.LogCaptureFixture
-) -> None:
-    ref, _ = supervised(system, book)
-
-    def fail(_: Any) -> None:
-        raise SystemExit
-
-    def act(actor: Recorder) -> str:
-        actor.ref.tell(Note(1))
-        actor.later(fail, None)
-        actor.later(fail, None)
-        actor.ref.tell(Note(2))
-        return "answer"
-
-    book.acts["act"] = act
-    assert await ref.call(Through("act")) == "answer"
-    assert await ref.call(Read()) == [1, 2]
-    assert ref.cell.failed == 2
-    assert ref.cell.restarts == 0
-    assert "an effect of sup/it failed" in caplog.text
-
-
-async def test_what_on_start_sends_leaves_only_if_it_starts(system: ActorSystem, book: Book) -> None:
-    other = system.spawn(Recorder, book)
-
-    class Starter(Recorder):
-        def on_start(self) -> None:
-            other.tell(Note(1))
-            self.submit("jobs", "hold", 2)
-            super().on_start()
-
-    book.raising["on_start"] = "ValueError"
-    with pytest.raises(StartFailed):
-        system.spawn(Starter, book)
-    assert await other.call(Read()) == []
-    book.raising.clear()
-    system.spawn(Starter, book)
-    book.gate.set()
-    await anyio.wait_all_tasks_blocked()
-    assert sorted(map(str, await other.call(Read()))) == ["('begun', 2)", "('done', 2)", "1"]
-
-
-async def test_a_restart_after_a_crash_in_a_job_may_send_from_on_start(system: ActorSystem, book: Book) -> None:
-    other = system.spawn(Recorder, Book())
-
-    class Starter(Recorder):
-        def on_start(self) -> None:
-            other.ask(Note(1), block=False)
-
-    system.spawn(Supervisor, [ChildSpec("it", Starter, (book,))], name="sup")
-    ref = system.get("sup/it")
-    ref.tell(Run("jobs", "crash"))
-    await anyio.wait_all_tasks_blocked()
-    assert ref.cell.restarts == 1  # at once: the fence was the job's
-    assert await other.call(Read()) == [1, 1]
 
 
 # -- generations -------------------------------------------------------------------------
@@ -442,99 +326,6 @@ async def test_the_systems_own_cancellation_ends_asynchronous_handlers_quietly(
         await held
     assert book.notes == [("begun", 1), "stopped it"]
     assert not caplog.records
-
-
-# -- mail --------------------------------------------------------------------------------
-
-
-async def test_a_flood_under_refuse_is_refused_and_under_drop_oldest_is_dropped_and_counted(
-    system: ActorSystem, book: Book
-) -> None:
-    class Small(Recorder):
-        max_mail: ClassVar[int] = 5
-
-    class Dropping(Small):
-        overflow: ClassVar[Overflow] = "drop_oldest"
-
-    refusing, dropping = system.spawn(Small, book), system.spawn(Dropping, Book())
-    refused = 0
-    for n in range(8):
-        dropping.tell(Note(n))
-        try:
-            refusing.tell(Note(n))
-        except Rejected:
-            refused += 1
-    await anyio.wait_all_tasks_blocked()
-    assert refused == refusing.cell.mailbox.refused == 3
-    assert await refusing.call(Read()) == [0, 1, 2, 3, 4]
-    assert await dropping.call(Read()) == [3, 4, 5, 6, 7]
-    assert dropping.cell.dropped == system.dead_letters == 3
-    assert (refusing.cell.mailbox.received, dropping.cell.mailbox.received) == (6, 9)
-
-
-async def test_on_lost_hears_every_declared_message_that_was_not_handled(system: ActorSystem, book: Book) -> None:
-    lost: list[Any] = []
-
-    def on_lost(message: Any, reason: str) -> None:
-        lost.append((message, reason))
-        raise SystemExit
-
-    ref, _ = supervised(system, book, on_lost=on_lost, restart="transient", shutdown_s=0.0)
-    ref.tell(Fail())
-    with pytest.raises(AskTimeout):
-        await ref.call(Note(1), timeout_s=-1)
-    await ref.call(Read())
-    ref.tell(Hold(2))
-    await book.begun.wait()
-    ref.tell(Note(3))
-    await system.stop(ref, 0.0)
-    assert lost == [(Fail(), "crashed"), (Note(1), "expired"), (Hold(2), "dead"), (Note(3), "dead")]
-
-
-async def test_a_timer_of_the_actors_own_outlives_a_crash(system: ActorSystem, book: Book) -> None:
-    ref, _ = supervised(system, book)
-    book.acts["set"] = lambda actor: actor.after(0.001, Note(1)) and None
-    book.acts["set and cancel"] = lambda actor: actor.after(0.001, Note(2)).cancel()
-    ref.tell(Through("set"))
-    ref.tell(Through("set and cancel"))
-    ref.tell(Fail())
-    while not book.notes:
-        await anyio.lowlevel.checkpoint()
-    assert await ref.call(Read()) == [1]
-
-
-async def test_a_handler_knows_its_actor(system: ActorSystem, book: Book) -> None:
-    class Actor(Recorder):
-        async def on_hold(self, message: Hold) -> int:
-            return int(current_actor() is self)
-
-        def on_stop(self) -> None:
-            self.book.notes.append(current_actor() is self)
-
-    ref = system.spawn(Actor, book)
-    book.acts["who"] = lambda actor: current_actor() is actor
-    assert await ref.call(Through("who"))
-    assert await ref.call(Hold(0))
-    assert current_actor() is None
-    await system.stop(ref)
-    assert book.notes == [True]
-
-
-async def test_a_failing_asynchronous_handler_in_a_containing_group_answers_and_crashes_nothing(
-    system: ActorSystem, book: Book
-) -> None:
-    class Actor(Recorder):
-        async_group: ClassVar[str] = "pool"
-
-    ref = system.spawn(Actor, book)
-    with pytest.raises(HandlerFailed):
-        await ref.call(FailAsync())
-    held = [ref.ask(Hold(n), block=False) for n in range(8)]  # three run, four wait
-    with pytest.raises(Rejected):
-        await held[7]
-    book.gate.set()
-    assert [await future for future in held[:7]] == list(range(7))
-    assert ref.cell.generation == 1
 
 
 # -- stops -------------------------------------------------------------------------------

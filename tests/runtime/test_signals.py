@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import anyio
-import anyio.lowlevel
 import pytest
 
-from rtvi_actors.errors import Dead, DeclarationError, Rejected, Undeclared
-from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.errors import Dead, Rejected, Undeclared
 from rtvi_actors.runtime.mailbox import Overflow
-from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.registry import Inspection
 from rtvi_actors.runtime.signals import Books, DeadLetter, Terminated
 from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
-from tests.runtime.messages import Book, Fail, FailAsync, Forward, Hold, Note, Plain, Read, Recorder, Run, Through
+from tests.runtime.messages import (
+    Book,
+    Fail,
+    FailAsync,
+    Forward,
+    Hold,
+    Note,
+    Plain,
+    Read,
+    Recorder,
+    Run,
+    act,
+    settle,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -31,19 +40,6 @@ class Widow(Recorder):
     def on_inspect(self) -> Mapping[str, Any]:
         self.book.check("on_inspect")
         return {"seen": len(self.seen)}
-
-
-def act(ref: ActorRef[Any], book: Book, function: Any) -> None:
-    """Have a recorder do something in a handler."""
-    name = f"act {len(book.acts)}"
-    book.acts[name] = function
-    ref.tell(Through(name))
-
-
-async def settle(system: ActorSystem) -> None:
-    """Wait until no actor has anything to do."""
-    while not system.idle:
-        await anyio.lowlevel.checkpoint()
 
 
 # -- death watch -----------------------------------------------------------------------------
@@ -150,55 +146,6 @@ async def test_the_dead_watch_nobody(system: ActorSystem, book: Book) -> None:
     assert mortal.cell._watchers == {}
     await system.kill(mortal)
     assert system.dead_letters == 0
-
-
-# -- lanes, as an actor sees them ------------------------------------------------------------
-
-
-class Listener(Recorder):
-    """Hears notes in the bulk lane."""
-
-    bulk: ClassVar[frozenset[type]] = frozenset({Note})
-    max_bulk: ClassVar[int] = 100
-
-
-async def test_bulk_mail_waits_behind_user_mail_and_keeps_its_order(system: ActorSystem, book: Book) -> None:
-    ref = system.spawn(Listener, book)
-    for n in range(5):
-        ref.tell(Note(n))
-    act(ref, book, lambda actor: actor.book.notes.append("user"))
-    await settle(system)
-    assert book.notes == ["user", 0, 1, 2, 3, 4]
-
-
-async def test_a_flood_of_user_mail_does_not_starve_the_bulk_lane(system: ActorSystem, book: Book) -> None:
-    ref = system.spawn(Listener, book)
-    book.acts["again"] = lambda actor: len(book.notes) < 3 and actor.ref.tell(Through("again"))
-    for _ in range(200):
-        ref.tell(Through("again"))
-    for n in range(3):
-        ref.tell(Note(n))
-    await settle(system)
-    assert book.notes == [0, 1, 2]
-
-
-async def test_the_oldest_bulk_mail_gives_way_and_nothing_else(system: ActorSystem, book: Book) -> None:
-    ref = system.spawn(Listener, book)
-    ref.tell(Hold(1))
-    await book.begun.wait()
-    for n in range(150):
-        ref.tell(Note(n))
-    book.gate.set()
-    await settle(system)
-    assert book.notes == [("begun", 1), ("done", 1), *range(50, 150)]
-    assert ref.cell.books() == Books(151, 101, 0, {"overflow": 50}, {}, 0)
-
-
-def test_only_a_declared_message_can_be_bulk() -> None:
-    with pytest.raises(DeclarationError, match="Note"):
-
-        class Odd(AnyioActor):
-            bulk: ClassVar[frozenset[type]] = frozenset({Note})
 
 
 # -- inspection --------------------------------------------------------------------------------

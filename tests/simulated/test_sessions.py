@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any, Final
 
 import anyio
 
@@ -15,7 +16,7 @@ from tests.session_kit import Call, Wire, calling, of_type, texts
 FAULTS = Faults(crash=0.01, crash_after=0.01, delay=0.1, max_delay_s=0.2)
 EDGES: Edges = {("*", "*/handshake"): Faults(), ("*/handshake", "*"): Faults()}
 """A client whose client-ready is lost would say it again; this one does not."""
-PATIENT = {"restart_intensity": 10_000, "restart_backoff": rtvi.Backoff(first_s=0.01, max_s=0.1)}
+PATIENT: Final[dict[str, Any]] = {"restart_intensity": 10_000, "restart_backoff": rtvi.Backoff(first_s=0.01, max_s=0.1)}
 
 
 class Busy(rtvi.Bot):
