@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from msgspec import Struct
@@ -32,6 +32,8 @@ class Countable(Protocol):
     @property
     def dropped(self) -> int: ...
     @property
+    def losses(self) -> Mapping[str, int]: ...
+    @property
     def restarts(self) -> int: ...
     @property
     def generation(self) -> int: ...
@@ -49,6 +51,8 @@ class ActorNode(Struct, frozen=True):
     handled: int
     failed: int
     dropped: int
+    losses: Mapping[str, int]
+    """The messages among what was dropped, by reason."""
     restarts: int
     generation: int
     """How many incarnations there have been."""
@@ -79,6 +83,7 @@ def _node(actor: Countable, below: dict[str | None, list[Countable]]) -> ActorNo
         handled=actor.handled,
         failed=actor.failed,
         dropped=actor.dropped,
+        losses=dict(actor.losses),
         restarts=actor.restarts,
         generation=actor.generation,
         children=tuple(_node(child, below) for child in below.get(actor.name, ())),

@@ -56,7 +56,11 @@ class ActorStatistics(msgspec.Struct, frozen=True):
     failed: int
     """Handlers, jobs and hooks that raised."""
     dropped: int
-    """What left unhandled: crashed, expired, overflow, dead; `books` has each reason."""
+    """What left unhandled, for whatever reason."""
+    losses: Mapping[str, int]
+    """The messages among that, by reason (`DeadLetter` names them)."""
+    open: int
+    """Messages in the mailbox or in a handler."""
     refused: int
     """Messages that senders were told do not fit."""
     running: int
@@ -206,6 +210,8 @@ def of_cell(cell: Cell) -> ActorStatistics:
         handled=cell.handled,
         failed=cell.failed,
         dropped=cell.dropped,
+        losses=dict(cell.losses),
+        open=cell.books().open,
         refused=cell.mailbox.refused,
         running=sum(group.running for group in cell.groups.values()),
         abandoned=cell.abandoned,
@@ -230,6 +236,8 @@ def _of_plain(ref: pykka.ActorRef[Any]) -> ActorStatistics:
         handled=0,
         failed=0,
         dropped=0,
+        losses={},
+        open=depth,
         refused=0,
         running=0,
         abandoned=0,

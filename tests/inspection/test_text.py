@@ -4,7 +4,7 @@ from rtvi_actors.inspection import ActorNode, render
 
 
 def node(name: str, *children: ActorNode, restarts: int = 0) -> ActorNode:
-    return ActorNode(name, "Audio", "running", 0, 0, 12, 0, 0, restarts, 1, children)
+    return ActorNode(name, "Audio", "running", 0, 0, 12, 0, 0, {}, restarts, 1, children)
 
 
 def test_the_tree_is_drawn_with_names_relative_to_the_supervisor() -> None:

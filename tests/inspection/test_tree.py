@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import msgspec
 from hypothesis import given
@@ -20,6 +22,7 @@ class Counts:
     handled: int = 3
     failed: int = 4
     dropped: int = 5
+    losses: Mapping[str, int] = MappingProxyType({"crashed": 5})
     restarts: int = 6
     generation: int = 7
 
@@ -40,7 +43,7 @@ def test_a_child_whose_supervisor_has_gone_is_a_root() -> None:
 
 def test_a_node_carries_every_count_and_survives_json() -> None:
     (node,) = tree([Counts("s")])
-    assert node == ActorNode("s", "Audio", "running", 1, 2, 3, 4, 5, 6, 7)
+    assert node == ActorNode("s", "Audio", "running", 1, 2, 3, 4, 5, {"crashed": 5}, 6, 7)
     assert msgspec.json.decode(msgspec.json.encode(node), type=ActorNode) == node
 
 
