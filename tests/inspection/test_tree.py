@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 import msgspec
 from hypothesis import given
@@ -22,7 +21,7 @@ class Counts:
     handled: int = 3
     failed: int = 4
     dropped: int = 5
-    losses: Mapping[str, int] = MappingProxyType({"crashed": 5})
+    losses: Mapping[str, int] = field(default_factory=lambda: {"crashed": 5})
     restarts: int = 6
     generation: int = 7
 
