@@ -1,18 +1,18 @@
 """What every concern does the same way, and what a custom actor on a route is: the end of a numbered message.
 
 A `Concern` gets `Received` messages and ends each exactly once: `release` (with frames for the bot or none) or `refuse`
-(with an error for the client). A handler that does neither and returns has released it; one that raises has not, and
-the session's dead-letter hook ends it. A second end is ignored and counted. Custom actors derive from it and are equal
-citizens.
+(with an error for the client). A handler that does neither and returns has released it; one that raises before has not,
+and the session's dead-letter hook ends it. A second end is ignored and counted. Custom actors derive from it and are
+equal citizens.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from msgspec import Struct
 
-from rtvi_actors.errors import ClientError
+from rtvi_actors.errors import ClientError, Dead, Rejected
 from rtvi_actors.ledger import DoorBook, Ledger
 from rtvi_actors.messages import DeferExpired, Outcome, Received, Release
 from rtvi_actors.protocol.codec import decode_data
@@ -24,9 +24,6 @@ from rtvi_actors.runtime.clock import Timer
 __all__ = ["BuiltIn", "Concern", "reply_to"]
 
 P = TypeVar("P", bound=Struct)
-
-ENDED_MOST: Final = 64
-"""Ended numbers that a concern remembers before it looks which it may forget."""
 
 
 def reply_to(error: ClientError, ledger: Ledger) -> ServerMessage | None:
@@ -68,7 +65,7 @@ class Concern(AnyioActor):
         self.ledger: Ledger = self.cell.context
         """The session's books: the child's context."""
         self._ended: set[int] = set()
-        """Numbers that this instance has ended; those that are no longer open are forgotten."""
+        """Numbers that the running handler has ended; the ledger does not know of them before it returns."""
         self._deferred: dict[int, Timer] = {}
 
     def payload(self, message: Received, struct: type[P]) -> P:
@@ -98,30 +95,39 @@ class Concern(AnyioActor):
 
     def on_defer_expired(self, message: DeferExpired) -> None:
         """The deadline of a deferred message. It belongs to the cell, so a crash in between does not lose it."""
+        self._deferred.pop(message.seq, None)
         if self.ledger.holds(message.seq):
             expired = _Expired(self.defer_s, reply_id=message.id or None)
             self.refuse(Received(message.seq, "", message.id, None), expired)
 
     def on_handled(self, message: Any) -> None:
         """End what the handler neither ended nor deferred."""
-        if isinstance(message, Received) and message.seq not in self._deferred and message.seq not in self._ended:
+        if isinstance(message, Received) and message.seq not in self._deferred and self._holds(message.seq):
             self._end(message, Outcome.DELIVERED, ())
+        self._ended.clear()
+
+    def _holds(self, seq: int) -> bool:
+        """Whether a number is still to be ended."""
+        return seq not in self._ended and self.ledger.holds(seq)
 
     def _is_over(self, seq: int) -> bool:
-        if seq not in self._ended and self.ledger.holds(seq):
+        if self._holds(seq):
             return False
         self.later(_count_duplicate, self.ledger.door)
         return True
 
     def _end(self, message: Received, outcome: Outcome, frames: tuple[bytes, ...]) -> None:
+        try:
+            self.link("door").tell(Release(message.seq, outcome, frames, message.id))
+        except (Dead, Rejected):  # given up: what has nothing to bring to the bot ends without it
+            if frames:
+                raise
+            self.later(self.ledger.complete_control, (message.seq, outcome))
         timer = self._deferred.pop(message.seq, None)
         if timer is not None:
             self.later(Timer.cancel, timer)
         self._ended.add(message.seq)
-        still_open = self.ledger.control.open
-        if len(self._ended) > ENDED_MOST + 2 * len(still_open):
-            self._ended &= still_open.keys()
-        self.link("door").tell(Release(message.seq, outcome, frames, message.id))
+        self.later(self.ledger.end_control, message.seq)
 
 
 class BuiltIn(Concern):

@@ -145,8 +145,8 @@ class Ledger:
         """The one rate at which the client plays, or `None` (streams.Transport)."""
         self.control = Account()
         self.audio = Account()
-        self.lost: set[int] = set()
-        """Control numbers that a crash has ended: the client has heard of it, the door is about to."""
+        self.ended: set[int] = set()
+        """Open control numbers whose end is on its way to the door: nobody else ends them, or answers their message."""
         self.unread = 0
         """Wire messages on their way to ingress."""
         self.unread_bytes = 0
@@ -214,19 +214,20 @@ class Ledger:
 
     def complete_control(self, end: tuple[int, Outcome]) -> None:
         self.control.complete(*end, "overflow")
+        self.ended.discard(end[0])
         self._credit_back()
 
     def complete_audio(self, end: tuple[int, Outcome]) -> None:
         self.audio.complete(*end, "bot overflow")
 
-    def lose_control(self, seq: int) -> None:
-        """A crash has ended this number: nobody else ends it, nor answers its message, until the door has."""
-        self.lost &= self.control.open.keys()
-        self.lost.add(seq)
+    def end_control(self, seq: int) -> None:
+        """The end of this number is on its way to the door: its concern's, or a crash's where that had none."""
+        if seq in self.control.open:
+            self.ended.add(seq)
 
     def holds(self, seq: int) -> bool:
         """Whether a control number is still to be ended."""
-        return seq in self.control.open and seq not in self.lost
+        return seq in self.control.open and seq not in self.ended
 
     def audio_lost(self, policy: str) -> None:
         """Audio that was delivered has been dropped before the bot's handler saw it."""
@@ -252,12 +253,15 @@ class Ledger:
             wake()
 
     def close(self) -> None:
-        """The session is over, and its actors are dead: what is open now was lost with them."""
+        """The session is over, and its actors are dead: what is open now was lost with them, and requests with the
+        client that could not be told."""
         for account in (self.control, self.audio):
             for seq in list(account.open):
                 account.complete(seq, Outcome.DEAD)
         self.unnumbered[Outcome.DEAD] += self.unread
         self.unread = self.unread_bytes = 0
+        self.client_gone += len(self.requests)
+        self.requests.clear()
 
     def conservation(self) -> Conservation:
         """The equation, at this moment."""

@@ -9,12 +9,13 @@ means nothing to the client.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final
 
 from rtvi_actors import frames
 from rtvi_actors.concern import reply_to
-from rtvi_actors.errors import ClientError, InvalidEnvelope, NotRtvi
+from rtvi_actors.errors import ClientError, Dead, InvalidEnvelope, NotRtvi, Rejected
 from rtvi_actors.ledger import Ledger
 from rtvi_actors.messages import (
     AUDIO,
@@ -85,11 +86,14 @@ class Losses:
         outcome = Outcome.DROPPED if reason == "overflow" else Outcome.DEAD
         if receiver == AUDIO:
             self._ledger.audio.complete(message.seq, outcome, "audio overflow")
-        else:
-            self._ledger.lose_control(message.seq)
-            self._refs["door"].tell(Release(message.seq, outcome, (), reply_id or ""))
-        if receiver != AUDIO or reason != "overflow":
-            self._answer_lost(_Lost(reply_id=reply_id, detail=f"{receiver}: {reason}"))
+            if reason == "overflow":
+                return
+        elif self._ledger.holds(message.seq):
+            self._ledger.end_control(message.seq)
+            self._end_number(message.seq, outcome, reply_id or "")
+        else:  # it had released or refused it, or the deadline of a deferred one had passed
+            return
+        self._answer_lost(_Lost(reply_id=reply_id, detail=f"{receiver}: {reason}"))
 
     def _release(self, receiver: str, message: Release, reason: str) -> None:
         """The door crashed on it: its number still ends, and a client that waits for something hears of it."""
@@ -99,7 +103,7 @@ class Losses:
         elif message.frames:
             self._answer_lost(_Lost(reply_id=message.id or None, detail=detail))
         if message.frames or message.outcome is not Outcome.DEAD:
-            self._refs["door"].tell(Release(message.seq, Outcome.DEAD, (), message.id))
+            self._end_number(message.seq, Outcome.DEAD, message.id)
         else:
             self._ledger.complete_control((message.seq, Outcome.DEAD))
 
@@ -110,29 +114,27 @@ class Losses:
 
     def _answer(self, receiver: str, message: Answer, reason: str) -> None:
         """An actor on the way out crashed on an answer: the request is answered all the same."""
-        if receiver != "outbound":
-            self._refs["outbound"].tell(message)
-        elif self._ledger.settle(message.token):
+        told = receiver != "outbound" and self._tell("outbound", message)
+        if not told and self._ledger.settle(message.token):
             self._answer_past_outbound(message.message.id, f"{receiver}: {reason}")
 
     def _message(self, receiver: str, message: ServerMessage, reason: str) -> None:
         """One that is ready as it is needs no observer; where outbound crashed on an answer, the client waits for
         it."""
-        if receiver != "outbound":
-            self._refs["outbound"].tell(message)
-        elif isinstance(message, ServerResponse | ErrorResponse):
+        told = receiver != "outbound" and self._tell("outbound", message)
+        if not told and isinstance(message, ServerResponse | ErrorResponse):
             self._answer_past_outbound(message.id, f"{receiver}: {reason}")
 
     def _end(self, receiver: str, message: EndSession, reason: str) -> None:
         """Whoever crashed on it, the session is to end."""
-        if receiver != "outbound":
-            self._refs["outbound"].tell(message)
-        else:
+        if receiver == "outbound" or not self._tell("outbound", message):
             self._outbox.close(message.reason)
 
     def _end_task(self, receiver: str, message: frames.EndTask, reason: str) -> None:
         """The bot crashed when it was asked to end."""
-        self._refs["observer"].tell(EndSession("ended by the client"))
+        end = EndSession("ended by the client")
+        if not self._tell("observer", end):
+            self._end("observer", end, reason)
 
     def _expire(self, receiver: str, message: Expire, reason: str) -> None:
         """Requests crashed on a deadline: it holds all the same."""
@@ -144,35 +146,30 @@ class Losses:
     def _deferred(self, receiver: str, message: DeferExpired, reason: str) -> None:
         """A custom actor crashed on the deadline of a message that it had deferred."""
         if self._ledger.holds(message.seq):
-            self._ledger.lose_control(message.seq)
+            self._ledger.end_control(message.seq)
+            self._end_number(message.seq, Outcome.DEAD, message.id)
             self._answer_lost(_Lost(reply_id=message.id or None, detail=f"{receiver}: {reason}"))
-            self._refs["door"].tell(Release(message.seq, Outcome.DEAD, (), message.id))
 
     def _state(self, receiver: str, message: Any, reason: str) -> None:
         """State that the receiver's next incarnation must have, or an answer that the client's connect() waits for:
         again. What crashes every incarnation ends at the restart limit."""
-        self._refs[receiver].tell(message)
+        self._tell(receiver, message)
 
     def _interruption(self, receiver: str, message: frames.Interruption, reason: str) -> None:
         """The bot crashed on it, which has cancelled its turn: silence is what the user wants all the more."""
         if receiver == "bot":
-            self._refs["playout"].tell(message)
+            self._tell("playout", message)
         if receiver != "observer":
-            self._refs["observer"].tell(message)
+            self._tell("observer", message)
 
     def _configure(self, receiver: str, message: frames.LLMConfigureOutput, reason: str) -> None:
         """The bot crashed on it; its next incarnation finds it in the ledger."""
         self._ledger.configure(message.skip_tts)
 
-    def _answer_past_outbound(self, msg_id: str, detail: str) -> None:
-        """The last resort: an error-response that needs no actor any more."""
-        text = self._ledger.failure_text(detail)
-        reply = ErrorResponse(id=msg_id, data=ErrorResponseData(text))
-        self._outbox.put(ServerText(encode_server(reply)))
-
     def _ready(self, receiver: str, message: Ready, reason: str) -> None:
         """The observer crashed on what it only forwards: it leaves all the same."""
-        self._refs["outbound"].forward(message.body)
+        with suppress(Dead, Rejected):
+            self._refs["outbound"].forward(message.body)
 
     def _audio(self, receiver: str, message: frames.InputAudioRaw, reason: str) -> None:
         """More audio waits at the bot than its bulk lane takes. A batch is one message: it counts with its last
@@ -185,15 +182,40 @@ class Losses:
         reply_id = getattr(message, "msg_id", None) or None
         self._answer_lost(_Lost(reply_id=reply_id, detail=f"{receiver}: {reason}"))
 
+    # -- what they have in common ------------------------------------------------------------
+
+    def _tell(self, name: str, message: Any) -> bool:
+        """Returns whether it could be told: one that is given up, or full, cannot."""
+        try:
+            self._refs[name].tell(message)
+        except (Dead, Rejected):
+            return False
+        return True
+
+    def _end_number(self, seq: int, outcome: Outcome, msg_id: str) -> None:
+        """By the door, which those behind it wait at, or without it."""
+        if not self._tell("door", Release(seq, outcome, (), msg_id)):
+            self._ledger.complete_control((seq, outcome))
+
     def _fail_request(self, token: int, msg_id: str, detail: str) -> None:
-        text = self._ledger.failure_text(detail)
-        reply = ErrorResponse(id=msg_id, data=ErrorResponseData(text))
-        self._refs["outbound"].tell(Answer(token, reply))
+        reply = self._failure(msg_id, detail)
+        if not self._tell("outbound", Answer(token, reply)) and self._ledger.settle(token):
+            self._put(reply)
 
     def _answer_lost(self, error: ClientError) -> None:
         reply = reply_to(error, self._ledger)
-        if reply is not None:
-            self._refs["outbound"].tell(reply)
+        if reply is not None and not self._tell("outbound", reply):
+            self._put(reply)
+
+    def _answer_past_outbound(self, msg_id: str, detail: str) -> None:
+        self._put(self._failure(msg_id, detail))
+
+    def _failure(self, msg_id: str, detail: str) -> ErrorResponse:
+        return ErrorResponse(id=msg_id, data=ErrorResponseData(self._ledger.failure_text(detail)))
+
+    def _put(self, reply: ServerMessage) -> None:
+        """The last resort: an error that needs no actor any more."""
+        self._outbox.put(ServerText(encode_server(reply)))
 
 
 class _Lost(ClientError):

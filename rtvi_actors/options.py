@@ -49,8 +49,8 @@ class SessionOptions(msgspec.Struct, frozen=True):
     """What a slow client may leave unread before the session closes. At half of it the reader stops until a quarter is
     left."""
     stall_s: float = 30.0
-    """How long the client may take nothing at all of what waits for it before the session closes: one that only sends,
-    while the reader waits for it to read, would wait for ever."""
+    """How long the client may take over one slice of what waits for it (`outbox.SLICE_BYTES`) before the session
+    closes: one that only sends, while the reader waits for it to read, would wait for ever."""
     capabilities: Mapping[str, bool] = MappingProxyType({"metrics": False})
     """bot-ready's capabilities (2.2); what is absent is unknown."""
     actors: tuple[CustomActor, ...] = ()

@@ -48,7 +48,6 @@ class Outbox:
         self.closing: str | None = None
         """The reason for which the session is to end."""
         self.finished = False
-        self.abandoned = False
         self.overrun = False
         self.is_high = False
         """Half the budget was reached, and a quarter has not been since: nothing more should be asked of the bot."""
@@ -69,13 +68,18 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether nothing that is put now leaves any more."""
+        return self.finished or self.overrun
+
     def put(self, message: WireOut, key: Key | None = None) -> None:
         """Queue a message. Beyond the budget nothing more is taken, and the session closes.
 
         While the client is behind, one with a key takes the place of the one with the same key that waits: it stands
         where it was put, so that what the client gets is still in the order emitted.
         """
-        if self.abandoned:
+        if self.is_shut:
             return
         if key is not None and self.size_bytes > self._behind_bytes:
             self._void(key)
@@ -167,7 +171,6 @@ class Outbox:
             self.closing = reason
             if self.on_close is not None:
                 self.on_close()
-        self._wake()
 
     def too_slow(self) -> None:
         """The client takes too little: the session is to end, and the queue does not leave."""
@@ -175,13 +178,13 @@ class Outbox:
         self.close("client too slow")
 
     def finish(self) -> None:
-        """Nothing more will be put: the writer ends when the queue has left."""
+        """Take nothing more: the writer ends when the queue has left."""
         self.finished = True
         self._wake()
 
     def abandon(self) -> None:
         """The writer has ended: what is left, and what comes, goes nowhere."""
-        self.finished = self.abandoned = True
+        self.finished = True
         self._queue.clear()
         self._newest.clear()
         self._taken_bytes = 0

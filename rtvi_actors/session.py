@@ -1,6 +1,6 @@
-"""The composition root: one client's actors, and the two tasks that do all its I/O.
+"""The composition root: one client's actors and the two tasks of its I/O (wire.py), from their start to their end.
 
-This is the only file that sees concerns and transports. Who may send to whom is in two tables, `LINKS` (forward, in
+This is the only file that sees all the concerns. Who may send to whom is in two tables, `LINKS` (forward, in
 the order of the children) and `BACK` (what flows back, by name); which concern serves which message is in `ROUTES`.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
@@ -33,41 +32,29 @@ from rtvi_actors.concerns.requests import Requests
 from rtvi_actors.concerns.text import Text
 from rtvi_actors.concerns.tools import Tools
 from rtvi_actors.control import Control
-from rtvi_actors.errors import (
-    Dead,
-    DeclarationError,
-    Rejected,
-    SessionClosed,
-    StartFailed,
-    Unknown,
-)
+from rtvi_actors.errors import Dead, DeclarationError, Rejected, SessionClosed, StartFailed, Unknown
 from rtvi_actors.ledger import Ledger
 from rtvi_actors.losses import Losses
-from rtvi_actors.messages import AUDIO, INTERRUPTION, Answer, Outcome
+from rtvi_actors.messages import AUDIO, INTERRUPTION, EndSession, Outcome
 from rtvi_actors.options import CustomActor, SessionOptions, SessionStatistics
 from rtvi_actors.outbox import Outbox
-from rtvi_actors.protocol.codec import to_json
+from rtvi_actors.protocol.codec import encode_server, to_json
 from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData
-from rtvi_actors.runtime.backend import waiter
-from rtvi_actors.runtime.clock import Timer
 from rtvi_actors.runtime.context import new_uuid
 from rtvi_actors.runtime.futures import ActorFuture
-from rtvi_actors.runtime.mailbox import Mailbox
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.registry import ActorStatistics, of_cell
 from rtvi_actors.runtime.supervisor import ChildSpec, Escalation, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
-from rtvi_actors.streams import (
-    Transport,
-    WireIn,
-    size_bytes,
-)
+from rtvi_actors.streams import ServerText, Transport
+from rtvi_actors.wire import READ_AHEAD, Reader, Writer
 
 __all__ = [
     "BACK",
     "BUILT_IN",
     "CHILDREN",
     "LINKS",
+    "READ_AHEAD",
     "ROUTES",
     "CustomActor",
     "Session",
@@ -149,12 +136,6 @@ BACK: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"bot": ("ingress"
 CUSTOM_LINKS: Final = ("door", "bot", "playout", "observer", "outbound")
 """Whom a custom actor may send to, besides what its spec adds. It stands between the concerns and the door."""
 
-READ_AHEAD: Final = 256
-"""Wire messages that the reader holds at the most while there is no room for them: it reads on so that it hears of the
-client's leaving, which stands behind all that the client has sent."""
-READ_AHEAD_BYTES: Final = 1024 * 1024
-"""As much as they may weigh, the last one apart."""
-
 
 class Session:
     """One client's actors. Made by `open_session`."""
@@ -173,28 +154,15 @@ class Session:
         )
         self._outbox = Outbox(options.outbox_bytes)
         self._outbox.on_close = self._closing
-        self._reading = anyio.CancelScope()
-        self._sending = anyio.CancelScope()
-        self._held: deque[WireIn] = deque()
-        """Read, and not yet handed over: there is no credit, or the outbox is too full."""
-        self._held_bytes = 0
-        self._feeder: tuple[ActorFuture[None], anyio.CancelScope] | None = None
-        """The task that hands over what is held, while something is."""
-        self._on_held_room: Callable[[], None] | None = None
-        """Set by the reader while it waits for room to hold more."""
-        self._sending_since_s: float | None = None
-        """When the writer began to send what it is sending; `None` while it waits for something to send."""
-        self._stall: Timer | None = None
-        self._client_left = False
+        self._reader: Reader
+        self._writer: Writer
         self._over = False
         """Nothing that happens from now on concerns the client."""
         self._bot = bot
         self._closed: ActorFuture[str] = ActorFuture()
-        self._reader_waits = False
         self._told: list[ActorFuture[None]] = []
         """Handlers of the host's that run past a bot that is no more."""
         self._supervisor: ActorRef[Any]
-        self._bot_mail: Mailbox
         self._refs: dict[str, ActorRef[Any]] = {}
         self._losses = Losses(self._ledger, self._outbox, self._refs, system.timers.now)
         self.control = Control(self._refs, self._ledger)
@@ -278,10 +246,12 @@ class Session:
 
     def _is_quiet(self) -> bool:
         sent = self._outbox.finished or not len(self._outbox)
-        return self._reader_waits and sent and self._work_is_done()
+        return self._reader.waits and sent and self._work_is_done()
 
     def _work_is_done(self) -> bool:
-        return not (self._held or self._ledger.unread) and all(_cell_is_quiet(ref) for ref in self._refs.values())
+        return not (self._reader.held or self._ledger.unread) and all(
+            _cell_is_quiet(ref) for ref in self._refs.values()
+        )
 
     # -- life --------------------------------------------------------------------------------
 
@@ -294,14 +264,21 @@ class Session:
         """
         self._supervisor = self._start_actors()
         self._refs.update({ref.name.partition("/")[2]: ref for ref in self._supervisor_actor().children()})
-        self._bot_mail = self._refs["bot"].cell.mailbox
-        reader = self.system.run_async(self._read)
-        writer = self.system.run_async(self._write)
+        self._reader = self._start_reader()
+        self._writer = Writer(
+            self._transport, self.system, self._outbox, self._reader, name=self.id, stall_s=self.options.stall_s
+        )
         try:
             yield self
         finally:
             with anyio.CancelScope(shield=True):
-                await self._shut_down(reader, writer)
+                await self._shut_down()
+
+    def _start_reader(self) -> Reader:
+        refs = self._refs
+        return Reader(
+            self._transport, self.system, self._ledger, self._outbox, refs["ingress"], refs["bot"].cell.mailbox
+        )
 
     def _start_actors(self) -> ActorRef[Any]:
         options = self.options
@@ -324,72 +301,60 @@ class Session:
     def _supervisor_actor(self) -> Supervisor:
         return cast("Supervisor", self._supervisor.cell.actor)
 
-    async def _shut_down(self, reader: ActorFuture[None], writer: ActorFuture[None]) -> None:
+    async def _shut_down(self) -> None:
         """Reading stops, work drains, open requests are answered, what was emitted leaves, the actors stop (DESIGN.md
         4)."""
         self._outbox.close("closed by the host")
         reason = self._closed.result()
-        self._reading.cancel()
-        await reader
-        await self._end_holding()
+        await self._reader.end(self.options.drain_s)
         with anyio.move_on_after(self.options.drain_s):
-            self._tell_bot(frames.ClientDisconnected(reason))
+            await self._say_goodbye(reason)
             for told in self._told:
                 await told
             await self._until(self._work_is_done)
         await self._answer_open_requests()
         self._over = True
-        self._outbox.finish()
-        with anyio.move_on_after(self.options.drain_s):
-            await writer
-        self._sending.cancel()
-        await writer
+        await self._writer.end(self.options.drain_s)
         self._ledger.log_left_out()
         await self.system.stop(self._supervisor)
         self._ledger.close()
         await self._transport.aclose(reason)
 
+    async def _say_goodbye(self, reason: str) -> None:
+        """Outbound holds nothing back any more; the bot hears why, also where it is buried in mail."""
+        with suppress(Dead, Rejected):
+            self._refs["outbound"].tell(EndSession(reason))
+        with suppress(Dead):
+            await self._refs["bot"].send(frames.ClientDisconnected(reason))
+
     async def _answer_open_requests(self) -> None:
-        """A client that is still there hears that nothing will come; one that has left is counted."""
+        """A client that is still there hears that nothing will come, behind what outbound has for it, and also where
+        outbound was given up. What is left open, the ledger counts."""
         outbound = self._refs["outbound"]
-        for token, request in list(self._ledger.requests.items()):
-            data = ErrorResponseData("The session has ended")
-            try:
-                if not self._client_left:
-                    outbound.tell(Answer(token, ErrorResponse(id=request.msg_id, data=data)))
-                    continue
-            except (Dead, Rejected):
-                logger.warning("%s: outbound is gone before request %d was answered", self.id, token)
-            self._ledger.settle(token)
-            self._ledger.client_gone += 1
         with anyio.move_on_after(self.options.drain_s):
             await self._until(lambda: _cell_is_quiet(outbound))
+        if self._reader.client_left or self._outbox.is_shut:
+            return
+        data = ErrorResponseData("The session has ended")
+        for token, request in list(self._ledger.requests.items()):
+            self._ledger.settle(token)
+            self._outbox.put(ServerText(encode_server(ErrorResponse(id=request.msg_id, data=data))))
 
     def _closing(self) -> None:
         """The session is to end. One whose client is beyond its budget sends nothing more."""
         self._closed.try_set(self._outbox.closing)
         if self._outbox.overrun:
-            self._sending.cancel()
-
-    def _leaves(self) -> None:
-        self._client_left = True
-        self._outbox.close("client disconnected")
+            self._writer.give_up()
 
     def _escalated(self, escalation: Escalation) -> None:
         """The supervisor has given up on a child: the session cannot keep its promises any more. The bot hears of it
-        first; where it is no more, only the host does."""
+        first; where it is given up itself, or buried in mail, only the host does."""
         event = frames.ActorGivenUp(escalation.child.removeprefix(f"{self.id}/"))
-        if not self._tell_bot(event):
-            self._tell_host("actor-given-up", event)
-        self._outbox.close(f"{event.name} crashed too often")
-
-    def _tell_bot(self, event: frames.ActorGivenUp | frames.ClientDisconnected) -> bool:
-        """Returns whether it could be told: a bot that is given up, or buried in mail, cannot."""
         try:
             self._refs["bot"].tell(event)
         except (Dead, Rejected):
-            return False
-        return True
+            self._tell_host("actor-given-up", event)
+        self._outbox.close(f"{event.name} crashed too often")
 
     def _tell_host(self, event: str, argument: Any) -> None:
         """Run the host's own handlers for an event, past the bot; each as a task of the system."""
@@ -403,154 +368,6 @@ class Session:
                 await result
         except Exception:  # the host's own code: whatever it raises ends only itself
             logger.exception("%s: a handler of the host's failed in %s", self.id, event)
-
-    # -- the two tasks -------------------------------------------------------------------------
-
-    async def _read(self) -> None:
-        """Transport → ingress, until the session is to end. What there is no room for is held, a little of it."""
-        try:
-            with self._reading:
-                await self._read_all()
-        except anyio.EndOfStream:
-            self._leaves()
-        except Exception:  # a transport's own fault; the contract knows EndOfStream alone
-            logger.exception("%s: the transport failed to receive", self.id)
-            self._outbox.close("transport failed")
-        finally:
-            self._reader_waits = True
-
-    async def _read_all(self) -> None:
-        receive = self._transport.receive
-        count = 0
-        while not self._closed.done():
-            self._reader_waits = True
-            wire = await receive()
-            self._reader_waits = False
-            if self._closed.done():
-                self._discard(wire)
-            elif self._feeder is not None or not self._hand_over(wire):
-                await self._hold(wire)
-            count += 1
-            if not count % 64:  # a transport with a full queue never waits: let the actors run
-                await anyio.lowlevel.checkpoint()
-
-    def _hand_over(self, wire: WireIn) -> bool:
-        """Give it to ingress; returns whether there was room: credit, and a client that reads what it asks for."""
-        ledger = self._ledger
-        if ledger.exhausted or self._outbox.is_high or self._bot_mail.is_high:
-            return False
-        try:
-            self._refs["ingress"].tell(wire)
-        except Rejected:  # what the host injects is not under the credit
-            return False
-        except Dead:  # given up: the session is to end
-            self._discard(wire)
-        else:
-            ledger.arrived(size_bytes(wire))
-        return True
-
-    def _discard(self, wire: WireIn) -> None:
-        """It came too late for anybody to handle it."""
-        size = size_bytes(wire)
-        self._ledger.arrived(size)
-        self._ledger.end_unnumbered(Outcome.DROPPED, size, "session over")
-
-    async def _hold(self, wire: WireIn) -> None:
-        """There is no room: keep it behind what is held already, and wait where that is much."""
-        self._held.append(wire)
-        self._held_bytes += size_bytes(wire)
-        if self._feeder is None:
-            scope = anyio.CancelScope()
-            self._feeder = self.system.run_async(lambda: self._feed(scope)), scope
-        while len(self._held) >= READ_AHEAD or self._held_bytes >= READ_AHEAD_BYTES:
-            parker, self._on_held_room = waiter()
-            await parker.park()
-
-    async def _feed(self, scope: anyio.CancelScope) -> None:
-        """Hand over what is held, in order, whenever there is room."""
-        held, ledger, outbox = self._held, self._ledger, self._outbox
-        with scope:
-            while held:
-                if self._hand_over(held[0]):
-                    self._held_bytes -= size_bytes(held.popleft())
-                    self._held_room()
-                elif ledger.exhausted or outbox.is_high or self._bot_mail.is_high:
-                    parker, wake = waiter()
-                    ledger.on_credit = outbox.on_low = wake
-                    if self._bot_mail.is_high:
-                        self._bot_mail.when_low(wake)
-                    await parker.park()
-                else:
-                    await self._refs["ingress"].cell.wait_room()
-            self._feeder = None
-
-    def _held_room(self) -> None:
-        wake, self._on_held_room = self._on_held_room, None
-        if wake is not None:
-            wake()
-
-    async def _end_holding(self) -> None:
-        """The session ends: what is held is handed over while work drains, and what still has no room then never is."""
-        if self._feeder is None:
-            return
-        done, scope = self._feeder
-        with anyio.move_on_after(self.options.drain_s):
-            await done
-        scope.cancel()
-        await done
-        while self._held:
-            self._discard(self._held.popleft())
-
-    async def _write(self) -> None:
-        """Outbox → transport. Ends when the outbox is finished and empty, or when the client takes no more."""
-        try:
-            with self._sending:
-                await self._write_all()
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            self._leaves()
-        except Exception:  # a transport's own fault; the contract knows the two above alone
-            logger.exception("%s: the transport failed to send", self.id)
-            self._outbox.close("transport failed")
-        finally:
-            if self._stall is not None:
-                self._stall.cancel()
-            self._outbox.abandon()
-
-    async def _write_all(self) -> None:
-        outbox, send, now = self._outbox, self._transport.send, self.system.timers.now
-        while True:
-            batch = outbox.take()
-            if batch:
-                self._sending_since_s = now()
-                if self._stall is None:
-                    self._watch_writer(self.options.stall_s)
-                await send(batch)
-            elif outbox.finished:
-                return
-            else:
-                self._sending_since_s = None
-                parker, outbox.wake = waiter()
-                await parker.park()
-
-    def _watch_writer(self, delay_s: float) -> None:
-        """One timer for all that is sent: it looks again when what was being sent then will be overdue."""
-        self._stall = self.system.timers.after(delay_s, self._check_writer)
-
-    def _check_writer(self) -> None:
-        """Close the session of a client that has taken nothing for `stall_s`: if it waits for us to read, while we wait
-        for it, nobody else would end that. One that has never said a word may be one whose dialect the transport
-        waits for."""
-        self._stall = None
-        since_s, stall_s = self._sending_since_s, self.options.stall_s
-        if since_s is None:
-            return
-        left_s = since_s + stall_s - self.system.timers.now()
-        if left_s > 0:
-            self._watch_writer(left_s)
-        elif not self._ledger.conservation().received:
-            self._watch_writer(stall_s)
-        else:
-            self._outbox.too_slow()
 
     def _lost(self, receiver: str, message: Any, reason: str) -> None:
         if self._refs and not self._over:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -11,6 +11,7 @@ from rtvi_actors.concern import reply_to
 from rtvi_actors.errors import InvalidData, NotRtvi, Overloaded
 from rtvi_actors.ledger import Ledger
 from rtvi_actors.protocol.server import Error, ErrorResponse
+from rtvi_actors.runtime.groups import GroupSpec
 from tests.session_kit import Call, calling, types, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -164,6 +165,96 @@ class TestAnAsynchronousHandlerThatHangs:
             assert await call.heard() == []
             assert call.books.conservation.open == 0
             assert (call.books.control["delivered"], call.books.duplicates) == (1, 0)
+
+    @pytest.mark.parametrize(("how", "outcome"), [("release", "delivered"), ("refuse", "answered")])
+    async def test_gets_its_client_no_second_answer_where_it_had_ended_its_message(
+        self, how: str, outcome: str
+    ) -> None:
+        class Hanging(rtvi.Concern):
+            async def on_received(self, message: rtvi.Received) -> None:
+                if how == "release":
+                    self.release(message, frames.ClientMessage(message.id, "done"))
+                else:
+                    self.refuse(message, Overloaded("waiting messages", reply_id=message.id))
+                await anyio.sleep_forever()
+
+        async with calling(Telling(), actors=(rtvi.CustomActor("hanging", Hanging, routes=("hang",)),)) as call:
+            await call.send("hang", "h")
+            assert len(await call.heard()) == 1
+            await anyio.sleep(60)
+            assert await call.heard() == []
+            assert call.restarts("hanging") == 1
+            expected = {"delivered": 1, "answered": 0, "dropped": 0, "dead": 0}
+            expected[outcome] += 1
+            assert (call.books.control, call.books.duplicates) == (expected, 0)
+
+
+class Ending(rtvi.Concern):
+    """Ends its message, and fails afterwards."""
+
+    async def on_received(self, message: rtvi.Received) -> None:
+        self.release(message, frames.ClientMessage(message.id, "done"))
+        self.release(message)
+        if message.type == "wait":
+            await anyio.lowlevel.checkpoint()
+        raise ValueError("after all")
+
+
+class Containing(Ending):
+    async_group = "work"
+    groups: ClassVar = {"work": GroupSpec()}
+
+
+@pytest.mark.parametrize("kind", ["go", "wait"])
+@pytest.mark.parametrize("actor", [Ending, Containing])
+async def test_a_message_that_has_ended_stays_so_whatever_becomes_of_its_handler(
+    actor: type[Ending], kind: str
+) -> None:
+    async with calling(Telling(), actors=(rtvi.CustomActor("ending", actor, routes=("go", "wait")),)) as call:
+        await call.send(kind, "g")
+        assert types(await call.heard()) == ["server-response"]
+        assert call.books.control == {"delivered": 2, "answered": 0, "dropped": 0, "dead": 0}
+        assert call.books.duplicates == 1
+        assert call.session._ledger.ended == set()
+
+
+async def test_a_refusal_is_the_one_answer_also_where_the_door_has_been_given_up() -> None:
+    class Late(rtvi.Concern):
+        async def on_received(self, message: rtvi.Received) -> None:
+            await gate.wait()
+            self.refuse(message, Overloaded("waiting messages", reply_id=message.id))
+
+    gate = anyio.Event()
+    actors = (rtvi.CustomActor("late", Late, routes=("go",)),)
+    async with calling(Telling(), actors=actors, restart_intensity=3) as call:
+        await call.send("go", "g")
+        while not call.session.actor("late").cell.mailbox.received:
+            await anyio.lowlevel.checkpoint()
+        for _ in range(4):
+            call.session.system.crash(call.session.actor("door"))
+        assert await call.session.wait_closed() == "door crashed too often"
+        gate.set()
+        (answer,) = await call.heard()
+        assert answer["data"]["error"] == "Too many waiting messages at once; try again later"
+        assert (call.restarts("late"), call.books.control["answered"]) == (0, 1)
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_time()])
+async def test_a_concern_that_lives_on_remembers_nothing_of_a_deferred_message_whose_handler_failed() -> None:
+    class Failing(Containing):
+        async def on_received(self, message: rtvi.Received) -> None:
+            message.defer()
+            raise ValueError("contained")
+
+    async with calling(Telling(), actors=(rtvi.CustomActor("failing", Failing, routes=("go",)),)) as call:
+        await call.send("go", "g")
+        assert types(await call.heard()) == ["error-response"]
+        await anyio.sleep(60)
+        assert await call.heard() == []
+        actor = call.session.actor("failing").cell.actor
+        assert isinstance(actor, Failing)
+        assert (actor._deferred, actor._ended, call.session._ledger.ended) == ({}, set(), set())
+        assert call.books.control["dead"] == 1
 
 
 async def test_what_a_crashing_handler_sent_does_not_leave() -> None:

@@ -23,7 +23,7 @@ RANKS: dict[str, int] = {
     **dict.fromkeys(("protocol", "runtime"), 1),
     **dict.fromkeys(("streams", "frames", "messages", "resampling", "ledger", "outbox", "concern", "options"), 2),
     **dict.fromkeys(("concerns", "transports"), 3),
-    **dict.fromkeys(("losses", "commands", "declared", "control", "bot"), 4),
+    **dict.fromkeys(("losses", "commands", "declared", "control", "bot", "wire"), 4),
     "session": 5,
     **dict.fromkeys(("adapters", "inspection"), 6),
     **dict.fromkeys(("client", "testing", "web", "server", "cli", ""), 7),
@@ -36,6 +36,7 @@ NOT_BELOW: dict[str, tuple[int, ...]] = {
     "losses": (3,),
     "declared": (3,),
     "control": (3,),
+    "wire": (3,),
     "inspection": (3,),
     "adapters": (3,),
 }
@@ -73,7 +74,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
     "transports": ("frames_pb2", "serializers"),
     "": (
         *("streams", "frames", "messages", "resampling", "ledger", "outbox", "concern", "options"),
-        *("losses", "commands", "declared", "control", "bot"),
+        *("losses", "commands", "declared", "control", "bot", "wire"),
         *("client", "testing", "web", "server", "cli", ""),
     ),
 }

@@ -86,17 +86,18 @@ def test_a_number_ends_once_and_a_second_end_is_counted() -> None:
     assert ledger.conservation().dead == 0
 
 
-def test_a_number_that_a_crash_has_ended_is_nobodys_to_end_and_is_forgotten_with_its_end() -> None:
+def test_a_number_whose_end_is_on_its_way_is_nobodys_to_end_and_is_forgotten_with_its_end() -> None:
     ledger = Ledger("session-x", lambda: 0.0)
     for seq in (1, 2):
         ledger.arrived()
         ledger.begin_control((seq, 0))
-    ledger.lose_control(1)
+    ledger.end_control(1)
     assert (ledger.holds(1), ledger.holds(2), ledger.holds(3)) == (False, True, False)
     assert ledger.conservation().open == 2
     ledger.complete_control((1, Outcome.DEAD))
-    ledger.lose_control(2)
-    assert ledger.lost == {2}
+    ledger.end_control(1)
+    ledger.end_control(2)
+    assert ledger.ended == {2}
 
 
 def test_audio_that_the_bot_drops_is_no_longer_delivered() -> None:

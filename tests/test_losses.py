@@ -11,11 +11,23 @@ import rtvi_actors as rtvi
 from rtvi_actors import frames
 from rtvi_actors.bot import Bot
 from rtvi_actors.concern import Concern
+from rtvi_actors.errors import Dead
 from rtvi_actors.ledger import Ledger, OpenRequest
 from rtvi_actors.losses import _LOST, Losses
-from rtvi_actors.messages import Answer, DeferExpired, EndSession, Outcome, Ready, Received, ReceivedPcm, Release
+from rtvi_actors.messages import (
+    Answer,
+    DeferExpired,
+    EndSession,
+    Negotiated,
+    Outcome,
+    Ready,
+    Received,
+    ReceivedPcm,
+    Release,
+)
 from rtvi_actors.outbox import Outbox
 from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData, ServerResponse, ServerResponseData
+from rtvi_actors.protocol.versions import UNKNOWN
 from rtvi_actors.session import BUILT_IN, CHILDREN
 from rtvi_actors.streams import ClientText, ServerText
 
@@ -25,12 +37,14 @@ class Ref:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.is_dead = False
 
     def tell(self, message: Any) -> None:
+        if self.is_dead:
+            raise Dead("given up")
         self.told.append(message)
 
-    def forward(self, body: bytes) -> None:
-        self.told.append(body)
+    forward = tell
 
 
 class Books:
@@ -41,6 +55,12 @@ class Books:
         self.outbox = Outbox()
         self.refs: dict[str, Any] = {name: Ref() for name in CHILDREN}
         self.losses = Losses(self.ledger, self.outbox, self.refs, lambda: 100.0)
+
+    def arrive(self, count: int) -> None:
+        """So many control messages get numbers."""
+        for seq in range(1, count + 1):
+            self.ledger.arrived()
+            self.ledger.begin_control((seq, 0))
 
     def told(self, name: str) -> list[Any]:
         told: list[Any] = self.refs[name].told
@@ -64,6 +84,7 @@ def test_every_row_is_of_a_message_that_some_actor_of_the_session_takes() -> Non
 
 
 def test_a_message_lost_in_a_concern_ends_at_the_door_and_its_client_hears_of_it(books: Books) -> None:
+    books.arrive(7)
     books.losses.lost("text", Received(7, "send-text", "m1", b"{}"), "crashed")
     assert books.told("door") == [Release(7, Outcome.DEAD, (), "m1")]
     (reply,) = books.told("outbound")
@@ -73,12 +94,20 @@ def test_a_message_lost_in_a_concern_ends_at_the_door_and_its_client_hears_of_it
 
 
 def test_a_deferred_message_that_is_lost_is_answered_once(books: Books) -> None:
-    books.ledger.arrived()
-    books.ledger.begin_control((1, 0))
+    books.arrive(1)
     books.losses.lost("text", Received(1, "send-text", "m1", b"{}"), "timeout")
     books.losses.lost("text", DeferExpired(1, "m1"), "crashed")
     assert books.told("door") == [Release(1, Outcome.DEAD, (), "m1")]
     assert len(books.told("outbound")) == 1
+
+
+def test_a_message_that_its_concern_had_ended_is_ended_and_answered_by_nobody_else(books: Books) -> None:
+    books.arrive(2)
+    books.ledger.end_control(1)  # on its way to the door
+    books.ledger.complete_control((2, Outcome.DELIVERED))  # through it
+    for seq in (1, 2):
+        books.losses.lost("custom", Received(seq, "go", "m1", None), "timeout")
+    assert all(books.told(name) == [] for name in CHILDREN)
 
 
 def test_audio_lost_to_overflow_is_dropped_by_that_policy_without_an_error(books: Books) -> None:
@@ -165,6 +194,28 @@ def test_the_end_of_the_session_is_never_lost(books: Books) -> None:
     assert books.told("outbound") == [EndSession("done")]
     books.losses.lost("outbound", EndSession("done"), "crashed")
     assert books.outbox.closing == "done"
+
+
+def test_numbers_end_and_clients_hear_though_whom_it_goes_by_was_given_up(books: Books) -> None:
+    for ref in books.refs.values():
+        ref.is_dead = True
+    books.arrive(3)
+    for token in (5, 6):
+        books.ledger.open_request((token, OpenRequest(f"q{token}", "t", 108.0)))
+    books.losses.lost("text", Received(1, "send-text", "m1", b"{}"), "crashed")
+    books.losses.lost("custom", DeferExpired(2, "m2"), "crashed")
+    books.losses.lost("door", Release(3, Outcome.DELIVERED, (b"frame",), "m3"), "dead")
+    books.losses.lost("bot", frames.Request(5, "q5", "t", b"null"), "dead")
+    books.losses.lost("observer", answer(6), "dead")
+    books.losses.lost("observer", Ready(b"encoded"), "dead")
+    books.losses.lost("bot", frames.Interruption(), "dead")
+    books.losses.lost("handshake", Negotiated(UNKNOWN), "dead")
+    books.losses.lost("bot", frames.EndTask(), "dead")
+    sent = [msgspec.json.decode(wire.data) for wire in books.outbox.take() if isinstance(wire, ServerText)]
+    assert {wire["type"] for wire in sent} == {"error-response"}
+    assert [wire["id"] for wire in sent] == ["m1", "m2", "m3", "q5", "q1"]
+    assert books.ledger.control.counts[Outcome.DEAD] == 3
+    assert (books.ledger.requests, books.outbox.closing) == ({}, "ended by the client")
 
 
 def test_a_message_without_a_row_means_nothing_to_the_client(books: Books) -> None:

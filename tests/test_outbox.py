@@ -46,6 +46,14 @@ def test_what_comes_when_the_writer_has_ended_goes_nowhere() -> None:
     assert (len(outbox), outbox.size_bytes, outbox.closing) == (0, 0, None)
 
 
+def test_what_comes_behind_the_last_message_does_not_leave() -> None:
+    outbox = Outbox()
+    outbox.put(TEXT)
+    outbox.finish()
+    outbox.put(AUDIO)
+    assert (outbox.take(), outbox.size_bytes) == ([TEXT], 5)
+
+
 def test_the_writer_is_woken_once_for_what_it_waits_for() -> None:
     outbox, woken = Outbox(), []
     outbox.wake = lambda: woken.append(1)
@@ -69,6 +77,15 @@ def test_beyond_its_budget_it_closes_and_takes_nothing_more() -> None:
         outbox.put(TEXT)
     assert (len(outbox), outbox.size_bytes, outbox.overrun) == (2, 10, True)
     assert closed == ["client too slow"]
+
+
+def test_what_would_still_have_room_does_not_follow_what_had_none() -> None:
+    outbox = Outbox(12)
+    outbox.close("closed by the host")  # the queue still leaves
+    outbox.put(TEXT)
+    outbox.put(ServerText(bytes(10)))
+    outbox.put(TEXT)
+    assert (outbox.take(), outbox.is_shut, outbox.closing) == ([TEXT], True, "closed by the host")
 
 
 def test_the_first_reason_to_close_counts() -> None:

@@ -12,7 +12,7 @@ import pytest
 import rtvi_actors as rtvi
 from rtvi_actors import frames
 from rtvi_actors.runtime.groups import GroupSpec
-from rtvi_actors.session import BACK, CHILDREN, LINKS, READ_AHEAD, ROUTES
+from rtvi_actors.session import BACK, CHILDREN, LINKS, ROUTES
 from rtvi_actors.transports import memory
 from tests.session_kit import Call, Frame, calling, message, of_type, texts, types, virtual_time
 
@@ -361,42 +361,6 @@ async def test_a_hook_that_hears_of_it_and_hangs_does_not_hold_up_the_end() -> N
 # -- bounds ----------------------------------------------------------------------------
 
 
-async def test_the_reader_stops_when_as_many_control_messages_are_open_as_the_credit_says() -> None:
-    gate = anyio.Event()
-    async with calling(Recorder(), actors=stuck(gate), credit=32) as call:
-        for index in range(32 + READ_AHEAD + 50):
-            await call.send("stick", f"s{index}")
-        await turns(500)
-        assert call.books.conservation.open == 32
-        assert len(call.client._inward._items) == 50
-        gate.set()
-        await call.heard()
-        assert call.books.conservation.delivered == 1 + 32 + READ_AHEAD + 50
-
-
-async def test_the_reader_stops_when_the_open_messages_weigh_as_much_as_the_credit_says() -> None:
-    gate = anyio.Event()
-    async with calling(Recorder(), actors=stuck(gate), credit_bytes=1_000_000) as call:
-        for index in range(40):
-            await call.send("stick", f"s{index}", {"weight": "x" * 100_000})
-        await turns()
-        assert call.books.conservation.open == 10
-        assert len(call.client._inward._items) == 40 - 10 - 11  # it holds `READ_AHEAD_BYTES`, and one that goes beyond
-        gate.set()
-        await call.heard()
-        assert call.books.conservation.delivered == 41
-
-
-async def test_a_client_that_does_not_read_has_its_session_closed_with_a_reason() -> None:
-    bot = Recorder()
-    async with calling(bot, capacity=4, outbox_bytes=10_000) as call:
-        while not call.session.closed:
-            bot.send_server_message("x" * 500)
-            await anyio.lowlevel.checkpoint()
-        assert await call.session.wait_closed() == "client too slow"
-        assert call.books.outbox_bytes <= 10_000
-
-
 async def test_a_client_that_is_behind_gets_the_newest_interim_transcription_and_everything_else() -> None:
     async with calling(Recorder(), capacity=4) as call:
         control = call.session.control
@@ -424,150 +388,6 @@ async def test_a_client_that_keeps_up_gets_every_interim_transcription() -> None
         heard = of_type(await call.heard(), "user-transcription")
         assert [wire["data"]["text"] for wire in heard] == [f"word {index}" for index in range(100)]
         assert call.books.coalesced == {}
-
-
-class Wordy(Recorder):
-    """Answers at length."""
-
-    @rtvi.request("much")
-    def much(self) -> str:
-        return "x" * 10_000
-
-
-async def unread(call: Call, count: int) -> None:
-    """A client that asks and does not read, until the reader has stopped."""
-    for index in range(count):
-        await call.ask("much", msg_id=f"q{index}")
-    while len(call.session._held) < READ_AHEAD and not call.session.closed:
-        await anyio.lowlevel.checkpoint()
-
-
-async def test_a_client_that_sends_without_reading_is_not_read_from_until_it_reads() -> None:
-    async with calling(Wordy(), capacity=2000, outbox_bytes=8_000_000) as call:
-        call.client._outward._capacity = 4  # it reads nothing from now on
-        await unread(call, 1500)
-        books = call.books
-        assert 4_000_000 <= books.outbox_bytes < 7_000_000  # what was under credit still came
-        assert len(call.client._inward._items) > 500
-        assert not call.session.closed
-        answers = [await call.answer(f"q{index}") for index in range(1500)]
-        assert {wire["type"] for wire in answers} == {"server-response"}
-        assert (await call.heard(), call.books.conservation.delivered) == ([], 1501)
-
-
-async def test_what_is_held_is_overtaken_by_nothing_that_comes_when_there_is_some_credit_again() -> None:
-    class Metered(rtvi.Concern):
-        async def on_received(self, message: rtvi.Received) -> None:
-            await turnstile.acquire()
-            self.release(message, frames.ClientMessage(message.id, message.type))
-
-    turnstile, bot = anyio.Semaphore(0), Recorder()
-    actors = (rtvi.CustomActor("metered", Metered, routes=("stick",)),)
-    async with calling(bot, actors=actors, credit=4) as call:
-        for index in range(8):
-            await call.send("stick", f"s{index}")
-        await turns()
-        turnstile.release()
-        while call.books.control["delivered"] < 2:
-            await anyio.lowlevel.checkpoint()
-        assert call.books.conservation.open == 3  # credit for one more, and four are held
-        await call.send("stick", "s8")
-        for _ in range(8):
-            turnstile.release()
-        await call.heard()
-        assert bot.log[1:] == [f"s{index}" for index in range(9)]
-
-
-async def test_a_client_that_leaves_while_the_credit_is_exhausted_is_noticed_at_once() -> None:
-    gate, bot = anyio.Event(), Recorder()
-    async with calling(bot, actors=stuck(gate), credit=32, drain_s=0.02) as call:
-        for index in range(100):
-            await call.send("stick", f"s{index}")
-        await turns()
-        assert await call.leave() == "client disconnected"
-    assert bot.reasons == ["client disconnected"]
-    books = call.books
-    assert books.conservation.received == 101
-    assert books.dropped == {"session over": 68}  # held, and nobody will ever handle them
-
-
-async def test_what_a_client_sent_before_it_left_is_handled_though_the_credit_was_exhausted() -> None:
-    gate, bot = anyio.Event(), Recorder()
-    async with calling(bot, actors=stuck(gate), credit=32) as call:
-        for index in range(100):
-            await call.send("stick", f"s{index}")
-        await turns()
-        assert await call.leave() == "client disconnected"
-        gate.set()
-    assert bot.log[1:] == [f"s{index}" for index in range(100)]
-    assert (call.books.conservation.delivered, call.books.conservation.open) == (101, 0)
-
-
-async def test_a_client_that_leaves_while_it_is_not_read_from_is_noticed_by_the_writer() -> None:
-    async with calling(Wordy(), capacity=2000, outbox_bytes=8_000_000, drain_s=0.02) as call:
-        call.client._outward._capacity = 4
-        await unread(call, 1500)
-        assert await call.leave() == "client disconnected"
-    assert call.books.conservation.open == 0
-
-
-class TestAClientThatTakesNothing:
-    @pytest.fixture
-    def anyio_backend(self) -> tuple[str, dict[str, Any]]:
-        return virtual_time()
-
-    async def test_has_its_session_closed_after_stall_s(self) -> None:
-        async with calling(Recorder(), capacity=4, stall_s=30.0) as call:
-            await anyio.sleep(100)
-            started = anyio.current_time()
-            for index in range(10):
-                call.session.control.send_server_message(index)
-            assert await call.session.wait_closed() == "client too slow"
-            assert anyio.current_time() - started == pytest.approx(30.0)
-
-    async def test_is_given_up_also_when_it_waits_for_us_to_read(self) -> None:
-        async with calling(Wordy(), capacity=1, outbox_bytes=8_000_000, stall_s=30.0) as call:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self.leave_when_closed, call)
-                with pytest.raises(anyio.BrokenResourceError):
-                    await self.ask_without_end(call)
-            assert await call.session.wait_closed() == "client too slow"
-
-    @staticmethod
-    async def ask_without_end(call: Call) -> None:
-        while True:
-            await call.ask("much")
-
-    @staticmethod
-    async def leave_when_closed(call: Call) -> None:
-        await call.session.wait_closed()
-        call.client._inward.close()
-
-    async def test_that_takes_a_little_now_and_then_is_slow_and_not_stalled(self) -> None:
-        async with calling(Recorder(), capacity=1, stall_s=30.0) as call:
-            for _ in range(10):
-                call.session.control.send_server_message("x" * 20_000)
-            for _ in range(10):
-                await anyio.sleep(29)
-                await call.client.receive()
-            assert not call.session.closed
-
-    async def test_and_has_not_said_a_word_yet_is_waited_for(self) -> None:
-        async with calling(Recorder(), ready=False, hold_before_ready=False, capacity=1, stall_s=30.0) as call:
-            for index in range(10):
-                call.session.control.send_server_message(index)
-            await anyio.sleep(100)
-            assert not call.session.closed
-            await call.send("client-ready", "r", {"version": "2.2.0"})
-            assert await call.session.wait_closed() == "client too slow"
-
-
-async def test_a_bot_that_ends_the_call_of_a_client_that_does_not_read_is_not_held_up() -> None:
-    async with calling(Recorder(), capacity=4, drain_s=0.01) as call:
-        for _ in range(20):
-            call.session.control.send_server_message("x")
-        call.session.control.end()
-        assert await call.session.wait_closed() == "ended by the bot"
 
 
 async def test_a_stuck_bot_refuses_what_it_has_no_room_for_and_stays_bounded() -> None:
@@ -749,12 +569,110 @@ async def test_a_request_in_flight_at_the_end_is_answered_and_what_on_disconnect
     assert session.statistics().client_gone == 0
 
 
-async def test_a_request_that_outlasts_the_drain_is_refused_before_the_connection_closes() -> None:
-    class Never(rtvi.Bot):
-        @rtvi.request("never")
-        async def never(self) -> None:
-            await anyio.sleep_forever()
+class Never(rtvi.Bot):
+    @rtvi.request("never")
+    async def never(self) -> None:
+        await anyio.sleep_forever()
 
+
+async def test_requests_of_a_client_that_takes_no_more_are_counted_and_not_answered_into_the_void() -> None:
+    async with calling(Never(), drain_s=0.01, outbox_bytes=10_000, capacity=4) as call:
+        await call.ask("never")
+        while not call.books.open_requests:
+            await anyio.lowlevel.checkpoint()
+        for _ in range(40):
+            call.session.control.send_server_message("x" * 1_000)
+        assert await call.session.wait_closed() == "client too slow"
+    assert (call.books.client_gone, call.books.open_requests) == (1, 0)
+
+
+async def test_an_open_request_is_answered_at_the_end_also_where_outbound_was_given_up() -> None:
+    server, client = memory.pair()
+    options = rtvi.SessionOptions(drain_s=0.02, restart_intensity=3)
+    async with rtvi.open_session(Never(), server, options=options) as session:
+        await client.send_text(message("client-message", "q", {"t": "never"}))
+        while not session.statistics().open_requests:
+            await anyio.lowlevel.checkpoint()
+        for _ in range(4):
+            session.system.crash(session.actor("outbound"))
+        assert await session.wait_closed() == "outbound crashed too often"
+    (refusal,) = of_type(texts(client.drain()), "error-response")
+    assert (refusal["id"], refusal["data"]["error"]) == ("q", "The session has ended")
+    assert session.statistics().client_gone == 0
+
+
+async def test_a_request_that_is_refused_at_the_end_is_not_refused_once_more_by_the_door() -> None:
+    class Full(Never):
+        max_mail = 1
+
+    async def go_on() -> None:
+        """While the writer still has something to send."""
+        while session.statistics().open_requests:
+            await anyio.lowlevel.checkpoint()
+        door.suspended = False
+        door.notify()
+        while session.statistics().conservation.open:
+            await anyio.lowlevel.checkpoint()
+        while session.statistics().outbox_bytes:
+            read.extend(client.drain())
+            await anyio.lowlevel.checkpoint()
+
+    read: list[Any] = []
+    server, client = memory.pair(capacity=1)
+    bot = Full()
+    async with rtvi.open_session(bot, server, options=rtvi.SessionOptions(drain_s=0.05)) as session:
+        for _ in range(3):
+            session.control.send_error("x" * 20_000)
+        door = session.actor("door").cell
+        bot.cell.suspended = door.suspended = True
+        await client.send_text(message("client-message", "q", {"t": "never"}))
+        while not session.statistics().open_requests:
+            await anyio.lowlevel.checkpoint()
+        session.actor("bot").tell(frames.StartAudio())
+        went_on = session.system.run_async(go_on)
+    await went_on
+    sent = of_type(texts([*read, *client.drain()]), "error-response")
+    assert [wire["data"]["error"] for wire in sent] == ["The session has ended"]
+
+
+async def test_on_disconnect_runs_also_where_the_bot_was_buried_in_mail_when_the_session_closed() -> None:
+    class Narrow(Recorder):
+        max_mail = 4
+
+    bot = Narrow()
+    async with calling(bot) as call:
+        bot.cell.suspended = True
+        for _ in range(4):
+            call.session.actor("bot").tell(frames.StartAudio())
+        call.session.close("enough")
+
+        async def resume() -> None:
+            while not bot.cell._room:
+                await anyio.lowlevel.checkpoint()
+            bot.cell.suspended = False
+            bot.cell.notify()
+
+        call.session.system.run_async(resume)
+    assert bot.reasons == ["enough"]
+
+
+@pytest.mark.parametrize("how", ["by the host", "by the bot"])
+async def test_what_is_held_for_a_client_that_never_said_ready_leaves_when_the_session_ends(how: str) -> None:
+    server, client = memory.pair()
+    bot = Recorder()
+    async with rtvi.open_session(bot, server) as session:
+        session.control.send_server_message("we are closed today")
+        if how == "by the bot":
+            session.control.end()
+            await session.wait_closed()
+        else:
+            await session.idle()
+            assert client.drain() == []
+    assert [sent["data"] for sent in texts(client.drain())] == ["we are closed today"]
+    assert session.statistics().held == 0
+
+
+async def test_a_request_that_outlasts_the_drain_is_refused_before_the_connection_closes() -> None:
     server, client = memory.pair()
     async with rtvi.open_session(Never(), server, options=rtvi.SessionOptions(drain_s=0.02)) as session:
         await client.send_text(message("client-message", "q", {"t": "never"}))

@@ -127,6 +127,9 @@ class Outbound(BuiltIn):
         self.later(_drop_audio, self._outbox)
 
     def on_end_session(self, message: EndSession) -> None:
+        """A client that has never said ready gets what was held for it all the same."""
+        if self._holding:
+            self._release_held()
         self.later(self._outbox.close, message.reason)
 
     # -- out -------------------------------------------------------------------------------
