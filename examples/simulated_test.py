@@ -11,9 +11,7 @@ from __future__ import annotations
 import anyio
 import msgspec
 
-from rtvi_actors.runtime.actor import AnyioActor
-from rtvi_actors.runtime.refs import ActorRef
-from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
+import rtvi_actors as rtvi
 from rtvi_actors.testing import Faults, Simulate, World, run_simulation
 
 
@@ -27,17 +25,17 @@ class Served(msgspec.Struct, frozen=True, tag=True):
     dish: str
 
 
-class Waiter(AnyioActor):
+class Waiter(rtvi.AnyioActor):
     """Takes orders to the kitchen. Keeps nothing, so that a crash loses nothing but the order in its hands."""
 
     def on_order(self, order: Order) -> None:
         self.link("kitchen").tell(order)
 
 
-class Kitchen(AnyioActor):
+class Kitchen(rtvi.AnyioActor):
     """Cooks one dish after the other. A crash at the stove burns the dish, and the guest hears of every other."""
 
-    def __init__(self, guest: ActorRef[AnyioActor]) -> None:
+    def __init__(self, guest: rtvi.ActorRef[rtvi.AnyioActor]) -> None:
         super().__init__(guest)
         self.guest = guest
 
@@ -46,22 +44,20 @@ class Kitchen(AnyioActor):
         self.guest.tell(Served(order.number, order.dish))
 
 
-def open_restaurant(world: World, guest: ActorRef[AnyioActor]) -> Supervisor:
+def open_restaurant(world: World, guest: rtvi.ActorRef[rtvi.AnyioActor]) -> None:
     children = [
-        ChildSpec(name="waiter", actor=Waiter, links=("kitchen",)),
-        ChildSpec(name="kitchen", actor=Kitchen, args=(guest,)),
+        rtvi.ChildSpec(name="waiter", actor=Waiter, links=("kitchen",)),
+        rtvi.ChildSpec(name="kitchen", actor=Kitchen, args=(guest,)),
     ]
-    actor = world.spawn(Supervisor, children, intensity=100, name="restaurant").cell.actor
-    assert isinstance(actor, Supervisor)
-    return actor
+    world.spawn(rtvi.Supervisor, children, intensity=100, name="restaurant")
 
 
 async def five_soups(world: World) -> None:
     """Dishes come in the order of the orders, and none twice, whoever crashes in between."""
     guest = world.probe(Served)
-    waiter = open_restaurant(world, guest.ref).child("waiter")
+    open_restaurant(world, guest.ref)
     for number in range(5):
-        waiter.tell(Order(number, "soup"))
+        world.system.get("restaurant/waiter").tell(Order(number, "soup"))
     await world.advance(3600)
     numbers = [served.number for served in guest.unread]
     assert numbers == sorted(set(numbers))
@@ -70,10 +66,11 @@ async def five_soups(world: World) -> None:
 async def a_fire(world: World) -> None:
     """A kitchen that burns down is back for the next order."""
     guest = world.probe(Served)
-    restaurant = open_restaurant(world, guest.ref)
-    world.system.crash(restaurant.child("kitchen"))
-    await world.expect_restart(restaurant.child("kitchen"))
-    restaurant.child("waiter").tell(Order(1, "stew"))
+    open_restaurant(world, guest.ref)
+    kitchen = world.system.get("restaurant/kitchen")
+    world.system.crash(kitchen)
+    await world.expect_restart(kitchen)
+    world.system.get("restaurant/waiter").tell(Order(1, "stew"))
     await guest.expect_nothing(within_s=239)
     assert await guest.expect(Served) == Served(1, "stew")
 

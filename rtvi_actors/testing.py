@@ -17,13 +17,27 @@ the failure does not need are taken back, one after the other. What is left is i
 that replays just that, together with the end of the trace.
 
 While it searches, the runtime's own log is silent; only the run that is reported writes there.
+
+`faults` are for the messages between the actors under test. `edges` are for some of them, (sender, receiver) each, as
+patterns of names; and they alone reach what the story sends (`STORY`), what the system's own tasks send (`HOST`; a
+session's reader is one), and what a probe gets. A `Faults()` there spares an edge.
+
+A story is a plain async function of anyio's: it sleeps, asks, starts tasks. A session runs in it, over a transport in
+memory: ``open_session(bot, transport, system=world.system)``. What is real is not there and raises `RealIo`: threads
+(`ThreadingActor` too: put a probe in its place), sockets, processes. Of what decides a run beside its seed only the
+time of day, ``uuid4``, and the order of the user's own sets remain. A story that waits for what cannot happen any more
+raises `Stalled`, which says who waits, and where.
+
+Without pytest: `run_simulation` for one seed, `try_simulation` to look at a run whatever came of it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import typing
+import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias, TypeVar
@@ -32,6 +46,7 @@ import anyio
 import msgspec
 import pytest
 
+from rtvi_actors.errors import RealIo, Stalled
 from rtvi_actors.runtime.actor import AnyioActor
 from rtvi_actors.runtime.choices import CALM, Edges, Faults, Schedule, Trace
 from rtvi_actors.runtime.post import HOST, STORY
@@ -47,9 +62,11 @@ __all__ = [
     "Edges",
     "Faults",
     "Probe",
+    "RealIo",
     "Run",
     "Schedule",
     "Simulate",
+    "Stalled",
     "Story",
     "World",
     "pytest_addoption",
@@ -179,9 +196,9 @@ class World:
         await self.system.settle()
 
     async def advance(self, seconds: float) -> None:
-        """Let virtual time pass, with all that falls due in it."""
+        """Let virtual time pass, with all that falls due in it. Letters that are due later stay on their way."""
         await anyio.sleep(seconds)
-        await self.system.settle()
+        await self.system.quiet()
 
     def calm(self) -> None:
         """No faults from now on: what is left must find its way back to order."""
@@ -217,7 +234,8 @@ def try_simulation(
 
     `faults` are for the messages between the actors under test; `edges` comes first, and reaches every message.
     """
-    return run_plan(_plan(story, seed, faults, edges or {}, max_turns), schedule)
+    with _silent():
+        return run_plan(_plan(story, seed, faults, edges or {}, max_turns), schedule)
 
 
 def run_simulation(
@@ -229,16 +247,21 @@ def run_simulation(
     schedule: Schedule | None = None,
     max_turns: int = MAX_TURNS,
 ) -> Run:
-    """As `try_simulation`, but raises what the story raised, with the end of the trace in its notes."""
+    """As `try_simulation`, but raises what the story raised, with the end of the trace in its notes; and the runtime's
+    log is not silent."""
     __tracebackhide__ = True
-    run = try_simulation(story, seed=seed, faults=faults, edges=edges, schedule=schedule, max_turns=max_turns)
+    run = run_plan(_plan(story, seed, faults, edges or {}, max_turns), schedule)
     _raise(run)
     return run
 
 
 def _plan(story: Story, seed: int, faults: Faults, edges: Edges, max_turns: int) -> Plan:
     async def tell(system: SimulatedSystem) -> None:
-        await story(World(system))
+        __tracebackhide__ = True
+        told: object = story(World(system))
+        if not isinstance(told, Awaitable):
+            raise TypeError(f"a story is an async function, which {story!r} is not")
+        await told
 
     return Plan(tell, seed, faults, edges, max_turns, _file_of(story))
 
@@ -330,11 +353,17 @@ def _raise(run: Run, *lines: str) -> None:
     for note in (
         f"simulation: seed {run.seed}, {len(run.schedule)} of {run.decisions} decisions off the calm path",
         *lines,
-        "\n".join(("what strays from the calm run:", *Trace.strays(run.trace)[:SHOWN_LINES])),
+        _strays(run),
         "\n".join((f"trace, the last {len(shown)} of {len(run.trace)} lines:", *shown)),
     ):
         run.error.add_note(note)
     raise run.error
+
+
+def _strays(run: Run) -> str:
+    if not run.schedule:
+        return "nothing strays from the calm run: it fails first come first served, and without a fault"
+    return "\n".join(("what strays from the calm run:", *Trace.strays(run.trace)[:SHOWN_LINES]))
 
 
 @contextmanager
@@ -385,15 +414,20 @@ class Simulate:
     ) -> None:
         """Run the story under every seed. Raises what the first failing one raised, with notes.
 
-        `seeds` are the story's own choice of seeds; ``--rtvi-seed`` overrules it.
+        `seeds` are the story's own choice of seeds; ``--rtvi-seed`` overrules it. Warns of an edge that no message took
+        under any of them: its pattern matches nothing, or stands behind one that matches more.
         """
         __tracebackhide__ = True
+        unused = set(edges or {})
         for seed in self._seeds if seeds is None or self._is_fixed else seeds:
             plan = _plan(story, seed, faults, edges or {}, max_turns)
             with _silent():
                 run = run_plan(plan, self._schedule)
             if run.error is not None:
                 self._fail(plan, run)
+            unused -= run.edges
+        if unused and not self._is_fixed:
+            warnings.warn(f"no message took {_edges_text(unused)}: nothing was tested there", stacklevel=2)
 
     def _fail(self, plan: Plan, failed: Run) -> None:
         __tracebackhide__ = True
@@ -413,6 +447,11 @@ class Simulate:
     def _command(self, run: Run) -> str:
         arguments = (self._nodeid, f"--rtvi-seed={run.seed}", f"--rtvi-schedule={_written(run.schedule)}")
         return " ".join(("replay: pytest", *map(shlex.quote, arguments)))
+
+
+def _edges_text(edges: Iterable[tuple[str, str]]) -> str:
+    texts = sorted(f"{sender} -> {receiver}" for sender, receiver in edges)
+    return " or ".join(f"the edge {text}" for text in texts)
 
 
 def _difference(one: Run, other: Run) -> str:
@@ -436,8 +475,14 @@ def _parsed(text: str) -> dict[int, int]:
         raise pytest.UsageError(f"--rtvi-schedule takes pairs such as 17:2,45:1, not {text!r}") from None
 
 
+def _address_of(request: pytest.FixtureRequest) -> str:
+    """The test's node id, for the folder that pytest was called in: ids are of the root's."""
+    _, *names = request.node.nodeid.split("::")
+    return "::".join((os.path.relpath(request.node.path, request.config.invocation_params.dir), *names))
+
+
 @pytest.fixture
 def simulate(request: pytest.FixtureRequest) -> Simulate:
     """Run stories of actors under seeds; see `rtvi_actors.testing`."""
     options: Any = request.config.option
-    return Simulate(request.node.nodeid, options.rtvi_seeds, options.rtvi_seed, options.rtvi_schedule)
+    return Simulate(_address_of(request), options.rtvi_seeds, options.rtvi_seed, options.rtvi_schedule)

@@ -15,7 +15,15 @@ import msgspec
 import pytest
 
 import rtvi_actors as rtvi
-from examples import crash_and_restart, custom_actor, echo_bot, from_threads, inspect_registry, mount_in_fastapi
+from examples import (
+    crash_and_restart,
+    custom_actor,
+    echo_bot,
+    from_threads,
+    inspect_registry,
+    mount_in_fastapi,
+    supervision,
+)
 from rtvi_actors.client import RtviClient
 from rtvi_actors.streams import ServerAudio, ServerText
 from rtvi_actors.transports import memory
@@ -42,6 +50,12 @@ PRINTED = {
         "delay     restaurant/waiter -> restaurant/kitchen",
         "crash     restaurant/kitchen",
         "restaurant/kitchen -> probe-1 Served",
+    ),
+    "supervision.py": (
+        "engine starts\nvoice starts\n♪ hello\n",
+        "engine starts\nvoice starts\n♪ hello again\n",
+        "engine starts\nvoice starts\n" * 6,
+        "house gave up on house/speech\ndiary: no speech today\n",
     ),
     "inspect_registry.py": (
         "SESSION  Supervisor  running",
@@ -118,7 +132,9 @@ def test_the_script_runs_to_its_end_and_prints_what_happened(script: str) -> Non
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    "example", [echo_bot, custom_actor, inspect_registry, crash_and_restart], ids=lambda module: module.__name__
+    "example",
+    [echo_bot, custom_actor, inspect_registry, crash_and_restart, supervision],
+    ids=lambda module: module.__name__,
 )
 async def test_the_example_runs_on_both_event_loops(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
     await example.main()

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 import rtvi_actors as rtvi
+from examples import simulated_test
 from rtvi_actors import cli, session
 from rtvi_actors.client import RtviClient
 from rtvi_actors.commands import Commands
 from rtvi_actors.declared import EVENTS
 from rtvi_actors.messages import INTERRUPTION
+from rtvi_actors.testing import Simulate, World
 from tests.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +104,30 @@ def test_its_links_and_examples_are_there() -> None:
     assert not [link for link in links if not (ROOT / link).exists()]
     table = set(re.findall(r"\]\((examples/\w+\.py)\)", section("Examples")))
     assert table == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
+
+
+def test_the_failing_seed_that_it_shows_fails_so() -> None:
+    """Nothing but the numbers may differ, which every change of the runtime's moves."""
+    name = "examples/simulated_test.py::test_dishes_come_in_the_order_of_the_orders"
+    with pytest.raises(AssertionError) as caught:
+        Simulate(name)(all_five_soups, faults=simulated_test.FAULTS)
+    reported = {without_numbers(line) for note in caught.value.__notes__ for line in note.splitlines()}
+    [shown] = blocks("console")
+    assert {without_numbers(line) for line in shown.splitlines() if line != "…"} <= reported
+
+
+async def all_five_soups(world: World) -> None:
+    """The example's story, asking for too much."""
+    guest = world.probe(simulated_test.Served)
+    simulated_test.open_restaurant(world, guest.ref)
+    for number in range(5):
+        world.system.get("restaurant/waiter").tell(simulated_test.Order(number, "soup"))
+    await world.advance(3600)
+    assert len(guest.unread) == 5
+
+
+def without_numbers(line: str) -> str:
+    return re.sub(r"#[0-9a-f]{8}|[0-9]+", "0", line).strip()
 
 
 def test_its_commands_are_there() -> None:

@@ -126,6 +126,40 @@ def test_a_story_settles_and_lets_time_pass(simulate: Simulate) -> None:
     simulate(story, edges={("story", "echo"): Faults(delay=0.5)}, seeds=range(10))
 
 
+def test_letters_that_are_due_later_are_still_on_their_way_when_time_has_been_let_pass() -> None:
+    async def story(world: World) -> None:
+        probe = world.probe(Pong)
+        world.spawn(Echo, probe.ref, name="echo").tell(Ping(1))
+        await world.advance(5)
+        assert world.now_s == 5
+        await world.settle()
+        assert probe.unread == [Pong(1)]
+        assert world.now_s > 5
+
+    late = {("story", "echo"): Faults(delay=1.0, max_delay_s=80)}
+    run_simulation(story, edges=late)
+
+
+def test_a_story_that_is_not_asynchronous_is_told_so() -> None:
+    def story(world: World) -> None:
+        world.note("never awaited")
+
+    with pytest.raises(TypeError, match=r"a story is an async function, which <function .*story.* is not"):
+        run_simulation(story)  # type: ignore[arg-type]
+
+
+def test_an_edge_that_no_message_takes_is_warned_of() -> None:
+    async def story(world: World) -> None:
+        probe = world.probe(Pong)
+        world.spawn(Echo, probe.ref, name="echo").tell(Ping(1))
+        await probe.expect(Pong)
+
+    edges = {("story", "echo"): Faults(delay=0.5), ("echo", "prob"): Faults(drop=0.5)}
+    with pytest.warns(UserWarning, match="no message took the edge echo -> prob: nothing was tested there"):
+        Simulate("here")(story, edges=edges, seeds=range(3))
+    Simulate("here", seed=1)(story, edges=edges)
+
+
 def test_faults_spare_what_the_story_sends_and_hears_and_end_when_it_calls_for_calm() -> None:
     async def story(world: World) -> None:
         probe = world.probe(Pong)
@@ -262,6 +296,36 @@ def notes_of(output: str) -> list[str]:
     return [line for line in lines[start:] if line.startswith("E ")]
 
 
+def test_the_printed_command_is_for_the_folder_that_pytest_was_called_in(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    inner = tmp_path / "tests"
+    inner.mkdir()
+    (inner / "test_fails.py").write_text(
+        "def test_fails(simulate):\n    async def story(world):\n        raise LookupError\n    simulate(story)\n",
+        encoding="utf-8",
+    )
+    for folder, name in ((tmp_path, "tests/test_fails.py"), (inner, "test_fails.py")):
+        found = run_pytest(folder, name)
+        assert f"replay: pytest {name}::test_fails --rtvi-seed=0" in found.stdout
+        assert f"rootdir: {tmp_path}" in run_pytest(folder, name, "-v").stdout
+
+
+def test_a_session_that_is_not_given_the_worlds_system_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "test_forgets.py").write_text(
+        "import rtvi_actors as rtvi\n"
+        "from rtvi_actors.transports import memory\n"
+        "def test_forgets(simulate):\n"
+        "    async def story(world):\n"
+        "        transport, client = memory.pair()\n"
+        "        async with rtvi.open_session(rtvi.Bot(), transport):\n"
+        "            pass\n"
+        "    simulate(story)\n",
+        encoding="utf-8",
+    )
+    said = run_pytest(tmp_path).stdout
+    assert "RealIo: a simulation has no second actor system, which has real threads: use `world.system`" in said
+
+
 def test_a_number_of_seeds_can_be_asked_for_and_one_seed_alone(tmp_path: Path) -> None:
     (tmp_path / "test_count.py").write_text(
         "ran = []\n"
@@ -292,6 +356,37 @@ def test_a_failure_that_needs_two_faults_keeps_just_these() -> None:
     notes = caught.value.__notes__
     assert ", 2 of " in notes[0]
     assert [line.split()[1] for line in notes[-2].splitlines()[1:]] == ["drop", "drop"]
+
+
+def test_a_failure_that_needs_one_delay_among_many_keeps_just_this() -> None:
+    """Each of the others, taken back, would have changed how many decisions there are, had it been a part of them."""
+
+    async def story(world: World) -> None:
+        probe = world.probe(Pong)
+        last = world.spawn(Echo, probe.ref, name="last")
+        passes = [world.spawn(Pass, last, name=f"pass{n}") for n in range(2)]
+        for n in range(20):
+            passes[n % 2].tell(Ping(n))
+            await world.advance(1)
+        await world.settle()
+        numbers = [pong.n for pong in probe.unread]
+        assert numbers == sorted(numbers)
+
+    with pytest.raises(AssertionError) as caught:
+        Simulate("here")(story, faults=Faults(delay=0.4, max_delay_s=1.5))
+    notes = caught.value.__notes__
+    assert ", 1 of " in notes[0]
+    assert [line.split()[1] for line in notes[-2].splitlines()[1:]] == ["delay"]
+
+
+def test_a_failure_of_the_calm_run_says_that_nothing_strays() -> None:
+    async def story(world: World) -> None:
+        world.spawn(Echo, world.probe(Pong).ref)
+        raise LookupError
+
+    with pytest.raises(LookupError) as caught:
+        Simulate("here")(story)
+    assert "nothing strays from the calm run" in caught.value.__notes__[-2]
 
 
 def test_shrinking_does_not_slip_to_another_failure() -> None:
@@ -329,6 +424,7 @@ def test_the_log_is_silent_while_it_searches(caplog: pytest.LogCaptureFixture) -
         world.system.crash(echo)
 
     Simulate("here")(story, seeds=range(3))
+    try_simulation(story)
     assert not caplog.records
     run_simulation(story)
     assert [record.getMessage() for record in caplog.records] == ["Echo crashed"]

@@ -90,6 +90,8 @@ class Post:
         """No faults from now on."""
         self.trusted: set[str] = set()
         """Whom `faults` spares: the actors of the test itself. Only ever asked for membership."""
+        self.taken: set[tuple[str, str]] = set()
+        """The edges that some message took."""
         self.turn: Cell | None = None
         """The actor that the dispatcher runs right now."""
         self.doomed: list[tuple[Cell, bytes]] = []
@@ -123,22 +125,27 @@ class Post:
         self, faults: Faults, cell: Cell, sender: str, deliver: Callable[[Letter], None], letter: Letter
     ) -> None:
         chance, trace = self._chooser.chance, self._trace
-        if chance(faults.drop):
+        # All is decided for every letter, so that one fault less leaves the numbers of the others' decisions alone.
+        lost, crash, crash_after = chance(faults.drop), chance(faults.crash), chance(faults.crash_after)
+        delay, twice = chance(faults.delay, DELAY_STEPS), chance(faults.duplicate)
+        if lost:
             trace.add("drop", sender, "->", cell.name)
+            cell.mailbox.count_crossing(-1, letter)
             cell.mailbox.received += 1
             # Without its reply: who asks hears nothing, as of any message that got lost.
             cell.mailbox.on_lost(msgspec.structs.replace(letter, reply=None), "dropped")
             return
-        flight = _Flight(deliver, letter, self._now_s, chance(faults.crash))
-        if letter.coded and chance(faults.crash_after):
+        flight = _Flight(deliver, letter, self._now_s, bool(crash))
+        if letter.coded and crash_after:
             self.doomed.append((cell, letter.body))
-        if chance(faults.delay):
-            flight.due_s += faults.max_delay_s * (self._chooser.choose(DELAY_STEPS) + 1) / DELAY_STEPS
+        if delay:
+            flight.due_s += faults.max_delay_s * delay / DELAY_STEPS
             trace.add("delay", sender, "->", cell.name, f"until {flight.due_s:.6f}")
         self._send(cell, sender, flight)
-        if chance(faults.duplicate):
+        if twice:
             trace.add("duplicate", sender, "->", cell.name)
             again = msgspec.structs.replace(letter, reply=None)
+            cell.mailbox.count_crossing(1, again)
             self._send(cell, sender, _Flight(deliver, again, flight.due_s, False))
 
     def _send(self, cell: Cell | None, sender: str, flight: _Flight) -> None:
@@ -193,8 +200,9 @@ class Post:
     def _faults_of(self, sender: str, receiver: str) -> Faults:
         if self.calm or sender == RUNTIME:
             return CALM
-        for (sends, receives), faults in self._edges.items():
-            if fnmatchcase(sender, sends) and fnmatchcase(receiver, receives):
+        for edge, faults in self._edges.items():
+            if fnmatchcase(sender, edge[0]) and fnmatchcase(receiver, edge[1]):
+                self.taken.add(edge)
                 return faults
         if sender in (STORY, HOST) or sender in self.trusted or receiver in self.trusted:
             return CALM

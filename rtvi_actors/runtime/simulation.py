@@ -18,6 +18,7 @@ What remains the user's: the time of day (`time.time`), ``uuid4``, and the order
 from __future__ import annotations
 
 import gc
+import operator
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -34,6 +35,7 @@ from rtvi_actors.runtime.cell import Cell
 from rtvi_actors.runtime.choices import CALM, Chooser, Edges, Faults, Schedule, Trace
 from rtvi_actors.runtime.context import LOCAL, Sources
 from rtvi_actors.runtime.dispatcher import BATCH, BUDGET, Dispatcher
+from rtvi_actors.runtime.groups import Job
 from rtvi_actors.runtime.mailbox import Letter, Mailbox, encode
 from rtvi_actors.runtime.post import STORY, TELLING, Post, shown
 from rtvi_actors.runtime.signals import DeadLetter
@@ -72,15 +74,20 @@ class _SimulatedDispatcher(Dispatcher):
             place = choose(len(queue))
             cell = self._post.turn = queue[place]
             if place:
-                self._system.note_order(cell.name, queue[0].name)
+                self._system.note_order(cell.name, f"before {queue[0].name}")
             del queue[place]
+            batch = BATCHES[choose(len(BATCHES))]
+            if batch != BATCH:
+                self._system.note_order(cell.name, f"takes {batch} at a time")
             try:
-                budget -= cell.run(BATCHES[choose(len(BATCHES))]) or 1
+                budget -= cell.run(batch) or 1
             except BaseException as error:
                 budget -= self._leaked(cell, error)
             self._post.turn = None
             self._system.note_states()
             late = choose(3) == 1
+        if queue and late:
+            self._system.note_order(queue[0].name, "waits a turn")
         self._plan_next()
 
 
@@ -97,9 +104,9 @@ class SimulatedSystem(ActorSystem):
         self._cells: dict[Mailbox, Cell] = {}
         """Of all actors that have started, the dead included."""
         self.post = Post(self, self._cells, self.trace, chooser, faults, edges)
-        self._states: dict[Cell, tuple[str, int, int]] = {}
+        self._states: dict[Cell, _State] = {}
         loop.on_turn = self.note_states
-        loop.on_stray = self.note_order
+        loop.on_stray = lambda name, other: self.note_order(name, f"before {other}")
         loop.describe = self._describe_waiting
 
     async def __aenter__(self) -> Self:
@@ -153,9 +160,9 @@ class SimulatedSystem(ActorSystem):
 
     # -- for the test kit ----------------------------------------------------------------------
 
-    def note_order(self, name: str, other: str) -> None:
-        """Write down who came before whose turn it was."""
-        self.trace.add("order", name, "before", other)
+    def note_order(self, name: str, how: str) -> None:
+        """Write down that a turn was not the one that would have been."""
+        self.trace.add("order", name, how)
 
     def note_states(self) -> None:
         """Write down which actors have changed state."""
@@ -164,9 +171,10 @@ class SimulatedSystem(ActorSystem):
 
     def _note_state(self, cell: Cell) -> None:
         now = _state_of(cell)
-        if now != self._states.get(cell, now):
+        before = self._states.get(cell)
+        if before is not None and not now.is_same(before):
             self._states[cell] = now
-            self.trace.add("state", cell.name, f"{now[0]}, incarnation {now[1]}, {now[2]} jobs")
+            self.trace.add("state", cell.name, now.text())
 
     def _describe_waiting(self) -> list[str]:
         return [
@@ -186,6 +194,10 @@ class SimulatedSystem(ActorSystem):
         if self._restore_sigint is not None:
             self._restore_sigint()
 
+    async def quiet(self) -> None:
+        """Wait until nothing is ready any more. No time passes: letters may be on their way, and timers set."""
+        await self._loop.quiet()
+
     async def settle(self) -> None:
         """Wait until nothing is ready any more and no letter is on its way. Timers may remain."""
         await self._loop.quiet()
@@ -194,9 +206,30 @@ class SimulatedSystem(ActorSystem):
             await self._loop.quiet()
 
 
-def _state_of(cell: Cell) -> tuple[str, int, int]:
-    """What the trace follows: the state, the incarnation, and how many asynchronous handlers run."""
-    return cell.state, cell.generation, sum(group.running for group in cell.groups.values())
+class _State(msgspec.Struct, frozen=True, eq=False):
+    """What the trace follows of an actor."""
+
+    state: str
+    incarnation: int
+    jobs: tuple[Job, ...]
+    """The asynchronous handlers that run."""
+
+    def is_same(self, other: _State) -> bool:
+        """Jobs are told apart by identity: two in a row may be equal."""
+        mine, others = (self.state, self.incarnation, len(self.jobs)), (other.state, other.incarnation, len(other.jobs))
+        return mine == others and all(map(operator.is_, self.jobs, other.jobs))
+
+    def text(self) -> str:
+        return ", ".join((self.state, f"incarnation {self.incarnation}", *map(_job_text, self.jobs)))
+
+
+def _job_text(job: Job) -> str:
+    return f"in {job.method}({', '.join(type(argument).__name__ for argument in job.arguments)})"
+
+
+def _state_of(cell: Cell) -> _State:
+    jobs = (worker.job for group in cell.groups.values() for worker in group.workers)
+    return _State(cell.state, cell.generation, tuple(job for job in jobs if job is not None))
 
 
 # -- one run ---------------------------------------------------------------------------------
@@ -225,6 +258,8 @@ class Run(msgspec.Struct, frozen=True):
     turns: int
     error: BaseException | None
     """What the story raised, or `Stalled`."""
+    edges: frozenset[tuple[str, str]] = frozenset()
+    """Which of the plan's edges a message took."""
 
 
 class _SeededSources(Sources):
@@ -265,11 +300,13 @@ def run_plan(plan: Plan, schedule: Schedule | None = None) -> Run:
     """
     if on_event_loop():
         raise WouldBlock("this thread runs an event loop: run a simulation from a plain function")
+    __tracebackhide__ = True
     chooser = Chooser(plan.seed, schedule)
     loop = SimulationLoop(chooser, max_turns=plan.max_turns)
     system = SimulatedSystem(loop, chooser, plan.faults, plan.edges)
 
     async def main() -> None:
+        __tracebackhide__ = True
         async with system:
             TELLING.set(True)
             await plan.story(system)
@@ -287,4 +324,5 @@ def run_plan(plan: Plan, schedule: Schedule | None = None) -> Run:
             error = loop.stalled or error
             loop.clear()
             system.abandon()
-    return Run(plan.seed, tuple(system.trace.lines), chooser.strayed, chooser.made, loop.turns, error)
+    trace, edges = tuple(system.trace.lines), frozenset(system.post.taken)
+    return Run(plan.seed, trace, chooser.strayed, chooser.made, loop.turns, error, edges)

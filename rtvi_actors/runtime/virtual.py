@@ -307,6 +307,8 @@ for _name in (
 
 Report: TypeAlias = Callable[[str], None]
 
+SECOND: Final = "second actor system, which has real threads: use `world.system`"
+"""How the watchdog's thread is called, and that of `start_blocking_system`: what was forgotten is `system=`."""
 _AUDITED: Final[Mapping[str, str]] = {
     "os.fork": "process",
     "os.posix_spawn": "process",
@@ -350,7 +352,8 @@ def _seal() -> None:
 
     def start_if_real(thread: threading.Thread) -> None:
         if _HERE.report is not None:
-            raise real_io(f"thread ({thread.name.partition('-')[0]})")
+            name = thread.name
+            raise real_io(SECOND if name.startswith("rtvi-actors ") else f"thread ({name.partition('-')[0]})")
         start(thread)
 
     sys.addaudithook(_refuse_real_io)

@@ -111,6 +111,12 @@ def test_the_first_edge_that_matches_counts_and_spares_who_it_does_not_name() ->
     assert all(seen == [] for seen, _ in outcomes(Faults(), {(STORY, "*"): lossy}, 3))
 
 
+def test_a_run_knows_which_edges_a_message_took() -> None:
+    edges = {("relay", "top/sum"): Faults(), ("*", "top/sum"): Faults(), ("re*", "nobody"): Faults()}
+    ((_, done),) = outcomes(Faults(), edges, 1)
+    assert done.edges == {("relay", "top/sum")}
+
+
 def test_the_systems_own_tasks_have_a_name_as_senders() -> None:
     async def story(system: SimulatedSystem) -> None:
         seen: list[int] = []

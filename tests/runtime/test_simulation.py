@@ -21,7 +21,7 @@ from rtvi_actors.runtime.actor import current_host
 from rtvi_actors.runtime.context import LOCAL, new_uuid, wall_time_s
 from rtvi_actors.runtime.simulation import EPOCH_S, SimulatedSystem
 from rtvi_actors.runtime.threads import ThreadingActor
-from tests.runtime.worlds import ALL_FAULTS, Number, Relay, Sum, busy, passed, run
+from tests.runtime.worlds import ALL_FAULTS, Crew, Number, Relay, Sum, Work, busy, passed, run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -111,6 +111,22 @@ def test_a_calm_run_needs_no_schedule() -> None:
     done = passed(busy, schedule={}, faults=ALL_FAULTS)
     assert done.schedule == {}
     assert not [line for line in done.trace if " drop " in line or " crash " in line or " delay " in line]
+
+
+def test_each_decision_of_order_that_strays_and_each_asynchronous_handler_has_its_line() -> None:
+    async def story(system: SimulatedSystem) -> None:
+        total = system.spawn(Sum, [], name="sum")
+        for n in range(3):
+            system.spawn(Relay, total, name=f"relay{n}").tell(Number(n))
+        system.spawn(Crew, total, name="crew").tell(Work(1))
+        await anyio.sleep(10)
+
+    lines = [line for seed in range(30) for line in passed(story, seed=seed).trace]
+    for event in ("relay1 before relay0", "relay0 waits a turn", "sum takes 1 at a time"):
+        assert any(f" order     {event}" in line for line in lines), event
+    assert any(line.endswith("state     crew running, incarnation 1, in on_work(Work)") for line in lines)
+    calm = passed(story, schedule={}).trace
+    assert not [line for line in calm if " order " in line]
 
 
 def test_a_story_that_swallows_its_end_is_ended_all_the_same_and_leaves_nothing() -> None:
