@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import pykka
 from pykka import messages as pykka_messages
@@ -16,7 +16,7 @@ from pykka import messages as pykka_messages
 from rtvi_actors.errors import DeclarationError, NoSystem, StartFailed, Undeclared, Unknown
 from rtvi_actors.runtime.cell import Cell, Host
 from rtvi_actors.runtime.clock import Timer
-from rtvi_actors.runtime.context import CURRENT, LOCAL, later
+from rtvi_actors.runtime.context import CURRENT, LOCAL, check_fence, later
 from rtvi_actors.runtime.declare import Declaration, declare, locals_of_class_statement
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import GroupSpec, Job
@@ -101,6 +101,10 @@ class AnyioActor(pykka.Actor):
         super().__init_subclass__(**kwargs)
         cls.hears_handled = cls.on_handled is not AnyioActor.on_handled
         cls.declaration = declare(cls, cls.not_handlers, locals_of_class_statement())
+        if cls.async_group != MAIN and cls.async_group not in cls.groups:
+            raise DeclarationError(f"{cls.__qualname__}: it has no group named {cls.async_group}")
+        if cls.overflow not in get_args(Overflow):
+            raise DeclarationError(f"{cls.__qualname__}: overflow is one of {', '.join(get_args(Overflow))}")
         undeclared = cls.bulk.difference(cls.declaration.handlers if cls.declaration is not None else ())
         if undeclared:
             names = ", ".join(sorted(kind.__qualname__ for kind in undeclared))
@@ -178,6 +182,11 @@ class AnyioActor(pykka.Actor):
     def name(self) -> str:
         return self.cell.name
 
+    @property
+    def system(self) -> Any:
+        """The `ActorSystem` that it runs in (the files below that class cannot name it)."""
+        return self.cell.host
+
     def link(self, name: str) -> ActorRef[Any]:
         """The actor that this one's child spec links under `name`. Raises `Unknown`."""
         try:
@@ -201,6 +210,7 @@ class AnyioActor(pykka.Actor):
 
         Takes effect at their next await.
         """
+        check_fence()
         return self.cell.groups[group].cancel_running()
 
     def after(self, delay_s: float, message: Any) -> Timer:
@@ -211,7 +221,7 @@ class AnyioActor(pykka.Actor):
         """
         cell = self.cell
         letter = cell.mailbox.seal(message)
-        letter.own = True
+        letter.own, letter.bulk, letter.key = True, False, None
         timer = cell.timers.prepare(delay_s, lambda: cell.mailbox.deliver(letter))
         later(cell.set_timer, timer)
         return timer
@@ -219,8 +229,11 @@ class AnyioActor(pykka.Actor):
     def watch(self, ref: ActorRef[Any]) -> None:
         """Have a `Terminated` sent to this actor when that one is dead: at once where it is. A restart is no death.
 
-        Raises `Undeclared` where this actor declares messages, and not that one.
+        Raises `Undeclared` where this actor declares messages, and not that one; `NoSystem` where the other is of
+        another system.
         """
+        if getattr(ref.cell, "host", self.cell.host) is not self.cell.host:
+            raise NoSystem(f"{ref} is of another system, on another event loop")
         declaration = self.cell.declaration
         if declaration is not None and Terminated not in declaration.handlers:
             raise Undeclared(f"{self.cell.name} declares no handler for Terminated")
@@ -252,7 +265,7 @@ class AnyioActor(pykka.Actor):
         """Called when a declared message has been handled, still within the handler's stage and firewall."""
 
     def on_error(self, method: str, arguments: tuple[Any, ...], error: BaseException | None) -> None:
-        """Called when a job of a containing group failed, or was cancelled or lost (`error` is then `None`)."""
+        """Called when a job failed, or was cancelled or lost (`error` is `None` then), unless the actor ends."""
 
 
 def make_cell(actor_class: type[AnyioActor], /, *args: Any, **kwargs: Any) -> Cell:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
-from rtvi_actors.errors import CyclicAsk, HandlerTimeout, Rejected, StartFailed
+from rtvi_actors.errors import Crash, CyclicAsk, HandlerTimeout, Rejected, StartFailed
 from rtvi_actors.runtime.backend import Backend
 from rtvi_actors.runtime.clock import Timer, Timers
 from rtvi_actors.runtime.context import CURRENT, LOCAL, Effect, new_uuid
@@ -118,6 +118,10 @@ class Cell(Handling):
         """As what the incarnation that stops is to end."""
         self.final = False
         """Whether that is the end for good."""
+        self.stops = False
+        """Whether this incarnation is to stop, and at the most handles what is there until then."""
+        self._out_of_time = False
+        """Whether its time to drain is over."""
         self.generation = 0
         self.abandoned = 0
         self.restarts = 0
@@ -163,6 +167,8 @@ class Cell(Handling):
 
     def open(self, host: Host) -> None:
         """Start the first instance. Raises `StartFailed`, and leaves nothing behind then."""
+        if self.state != "new":
+            raise StartFailed(f"{self.name} has been started already")
         self.attach(host)
         host.adopt(self)
         try:
@@ -199,12 +205,16 @@ class Cell(Handling):
             LOCAL.stage, LOCAL.actor = stage, actor_before
         self._bind_handlers()
         self.state = "running"
-        self.exit, self.final = "normal", False
+        self._be_new()
         self.suspended = not self.groups[MAIN].idle
         self._leave(iter(sent))
         for group in self.groups.values():
             group.resume()
         self.notify()
+
+    def _be_new(self) -> None:
+        """Nobody has asked this incarnation to stop."""
+        self.exit, self.final, self.stops, self._out_of_time = "normal", False, False, False
 
     def _bind_handlers(self) -> None:
         if self.declaration is not None:
@@ -227,14 +237,22 @@ class Cell(Handling):
         self.state = "restarting"
         for group in self.groups.values():
             for job in group.fence():
-                self._report(job, None)
                 self.job_lost(job, "restarted")
+                self._report(job, None)
         self._stops_done()
 
-    @property
-    def stops(self) -> bool:
-        """Whether this incarnation is to stop, and handles what is there until then."""
-        return self.state == "stopping" or self._drain_letter is not None
+    def take_stops(self) -> None:
+        """This incarnation is about to end: the stops that are on their way to it concern it, and not the next one."""
+        control = self.mailbox.control
+        for message in [message for message in control if isinstance(message, Stop)]:
+            control.remove(message)
+            self._note_stop(message)
+
+    def _note_stop(self, message: Stop) -> None:
+        self._stops.append(message.done)
+        self.stops = True
+        self.exit = message.exit
+        self.final = self.final or message.final
 
     def take_down(self) -> None:
         """Suspend an incarnation that has done nothing wrong: it goes with its group (`Supervisor`)."""
@@ -260,9 +278,14 @@ class Cell(Handling):
             self.end(how)
         elif self.state == "restarting":
             self._stops_done()  # it is down already, and comes back in its own time
+            if how == "killed":
+                self._abort_start(Crash("killed as it started"))
         else:
             self.take_down()
             parent.child_exited(self, how, None)
+
+    def _abort_start(self, error: BaseException) -> None:
+        """Give up a start that is under way: on the loop there is none between two messages."""
 
     def _stops_done(self) -> None:
         """Whoever asked for a stop has it: this incarnation has ended."""
@@ -344,15 +367,24 @@ class Cell(Handling):
     def begin_stop(self) -> None:
         """Take no more mail; stop when the jobs that run or wait are done, and the children are dead."""
         self.state = "stopping"
+        self.stops = True
         if self.actor is not None:
             self.actor.stop_children()
         self.maybe_stopped()
 
+    def _drain_over(self) -> None:
+        """Whatever still runs is not waited for any more; children have times of their own."""
+        self._out_of_time = True
+        if self.actor is None or not self.actor.has_children:
+            self._exit(self.exit)
+        elif self.state == "running":
+            self.begin_stop()
+
     def maybe_stopped(self) -> None:
         """Whoever held up the stop does so no longer."""
-        if self.state != "stopping" or not all(group.idle for group in self.groups.values()):
+        if self.state != "stopping" or (self.actor is not None and self.actor.has_children):
             return
-        if self.actor is None or not self.actor.has_children:
+        if self._out_of_time or all(group.idle for group in self.groups.values()):
             self._exit(self.exit)
 
     # -- death watch ---------------------------------------------------------------------
@@ -369,11 +401,8 @@ class Cell(Handling):
         """Take it back, also where the message is there already. Loop thread."""
         other._watchers.pop(self, None)
         self._watched.pop(other, None)
-        self.mailbox.void_where(lambda letter: letter.own and self._is_terminated(letter, other.urn))
-
-    def _is_terminated(self, letter: Letter, urn: str) -> bool:
-        message = self._decode(letter.body) if letter.coded and self._decode is not None else letter.body
-        return isinstance(message, Terminated) and message.urn == urn
+        key = _end_of(other)
+        self.mailbox.void_where(lambda letter: letter.key == key)
 
     def _tell_watchers(self, reason: str) -> None:
         for other in self._watched:
@@ -387,7 +416,8 @@ class Cell(Handling):
     def _terminated(self, other: Cell, reason: str) -> None:
         message = Terminated(other.name, other.urn, reason)
         coded = self.declaration is not None
-        self.mailbox.deliver(Letter(encode(message) if coded else message, coded=coded, own=True))
+        body = encode(message) if coded else message
+        self.mailbox.deliver(Letter(body, coded=coded, own=True, key=_end_of(other)))
 
     # -- mail ----------------------------------------------------------------------------
 
@@ -405,7 +435,8 @@ class Cell(Handling):
             return
         due_s = host.backend.now() + timeout_s
         letter = self.mailbox.seal(message, future, due_s)
-        self._join_chain(letter, blocking)
+        if not letter.own:  # who stops itself does not wait for it
+            self._join_chain(letter, blocking)
         try:
             self.mailbox.send(letter)
         except Rejected:
@@ -479,9 +510,7 @@ class Cell(Handling):
         if self.state == "dead":
             message.done.try_set(False)
             return
-        self._stops.append(message.done)
-        self.exit = message.exit
-        self.final = self.final or message.final
+        self._note_stop(message)
         if message.drain_s <= 0 or self.state not in ("running", "stopping"):
             self._exit(message.exit)
         else:
@@ -490,11 +519,10 @@ class Cell(Handling):
     def _drain(self, message: Stop) -> None:
         """Stop behind the mail that is there; at the deadline, now. Of two deadlines the earlier one holds."""
         due_s, timer = self.timers.now() + message.drain_s, self._drain_timer
-        sooner = timer is None or due_s < timer.due_s
-        if sooner and (self.actor is None or not self.actor.has_children):  # children have their own times
+        if timer is None or due_s < timer.due_s:
             if timer is not None:
                 timer.cancel()
-            self._drain_timer = self.timers.at(due_s, lambda: self._exit(self.exit))
+            self._drain_timer = self.timers.at(due_s, self._drain_over)
         if self.state == "running" and self._drain_letter is None:
             self._drain_letter = Letter(DRAINED, None, 0.0, False, own=True)
             self.mailbox.voids += 1
@@ -507,14 +535,15 @@ class Cell(Handling):
 
         An actor that was stopping has stopped.
         """
+        self.take_stops()
         stopping = self.stops
         how: ExitReason = "timeout" if isinstance(error, HandlerTimeout) else "error"
         self.failed += 1
         logger.error("%s crashed%s", self.name, f" in {job.method}" if job else "", exc_info=error)
-        if job is not None:
-            self._report(job, error)
         if letter is not None:
             self._poison(letter, error, "timeout" if how == "timeout" else "crashed", stopping)
+        if job is not None:
+            self._report(job, error)
         self.state = "crashed"
         if self.actor is not None:
             self._hook("on_failure", self.actor.on_failure, type(error), error, error.__traceback__)
@@ -548,6 +577,7 @@ class Cell(Handling):
     async def wait_room(self) -> None:
         """Wait until the mailbox takes a message (`ActorRef.send`). From any event loop."""
         while self._is_full():
+            self._check_not_own(_who_asks(blocking=True)[0])
             room: ActorFuture[None] = ActorFuture()
             if threading.get_ident() == self.backend.thread_id:
                 self._when_room(room)
@@ -556,14 +586,20 @@ class Cell(Handling):
             await room
 
     def _block_for_room(self) -> None:
-        """As `wait_room`, for a sender on a foreign thread."""
-        while self._is_full():
-            room: ActorFuture[None] = ActorFuture()
-            self.backend.soon_from_thread(lambda room=room: self._when_room(room))  # type: ignore[misc]
-            room.get()
+        """As `wait_room`, once, for a sender on a foreign thread."""
+        self._check_not_own(_who_asks(blocking=True)[0])
+        room: ActorFuture[None] = ActorFuture()
+        self.backend.soon_from_thread(lambda: self._when_room(room))
+        room.get()
+
+    def _check_not_own(self, waiting: Cell | None) -> None:
+        """Who waits for room in its own mailbox waits for itself."""
+        if waiting is self:
+            self.mailbox.refused += 1
+            raise Rejected(self.name, None)
 
     def _is_full(self) -> bool:
-        return not self.mailbox.closed and self.mailbox.full
+        return not self.mailbox.closed and self.mailbox.is_full()
 
     def _when_room(self, room: ActorFuture[None]) -> None:
         """Set `room` after the next batch, or now where there is some. Loop thread."""
@@ -571,6 +607,11 @@ class Cell(Handling):
             self._room.append(room)
         else:
             room.try_set(None)
+
+
+def _end_of(cell: Cell) -> tuple[str, str]:
+    """By what a waiting `Terminated` is known."""
+    return ("terminated", cell.urn)
 
 
 def _void(_: object) -> None:

@@ -67,6 +67,8 @@ class JobOwner(Protocol):
 
     def job_cancelled(self, group: Group, job: Job) -> None: ...
 
+    def job_overflowed(self, job: Job) -> None: ...
+
     def job_lost(self, job: Job, reason: str) -> None: ...
 
 
@@ -82,6 +84,8 @@ class Group:
         self.on_idle: Callable[[], None] | None = None
         """Called whenever nothing runs or waits any more. The owner's, for good."""
         self.closed = False
+        self.suspended = False
+        """Between two incarnations: what is submitted waits."""
 
     @property
     def idle(self) -> bool:
@@ -104,6 +108,8 @@ class Group:
             raise Dead(f"{self.owner.name} has stopped")
         woken = sum(worker.woken for worker in self.workers)
         waiting, free = len(self.queue) - woken, self.spec.concurrency - self.running - woken
+        if self.suspended:
+            free = 0
         if waiting >= self.spec.max_queued and free <= 0:
             raise Rejected(f"{self.owner.name}:{self.name}", job.method)
 
@@ -115,7 +121,14 @@ class Group:
         if self.closed:
             self.owner.job_lost(job, "dead")
             return
+        try:
+            self.check_room(job)  # several that one handler has submitted arrive together
+        except Rejected:
+            self.owner.job_overflowed(job)
+            return
         self.queue.append(job)
+        if self.suspended:
+            return
         for worker in self.workers:
             if worker.job is None and not worker.woken:
                 worker.woken = True
@@ -135,6 +148,8 @@ class Group:
         """Cancel the running jobs, and take out the waiting ones, for which `test` holds; returns how many."""
         waiting = [job for job in self.queue if test(job)]
         self.queue = deque(job for job in self.queue if not test(job))
+        for job in waiting:
+            self.owner.job_lost(job, "cancelled")
         return len(waiting) + sum(worker.cancel() for worker in self.workers if worker.job and test(worker.job))
 
     def drop_queued(self) -> list[Job]:
@@ -143,11 +158,15 @@ class Group:
         return jobs
 
     def fence(self) -> list[Job]:
-        """Give up all that runs, at once: the actor restarts or dies. Returns the jobs that were running."""
+        """Give up all that runs, at once: the actor restarts or dies. Returns the jobs that were running, and those
+        that wait with a coroutine of the old instance's."""
+        self.suspended = True
         lost = [worker.job for worker in self.workers if worker.job is not None]
         for worker in self.workers:
             worker.retire()
         self.workers = []
+        lost += [job for job in self.queue if job.awaitable is not None]
+        self.queue = deque(job for job in self.queue if job.awaitable is None)
         return lost
 
     def close(self) -> list[Job]:
@@ -157,6 +176,7 @@ class Group:
 
     def resume(self) -> None:
         """After a restart, or after a worker was given up: see that what waits is run."""
+        self.suspended = False
         for _ in range(min(len(self.queue), self.spec.concurrency - len(self.workers))):
             self.workers.append(_Worker(self))
 

@@ -27,14 +27,14 @@ from rtvi_actors.runtime.signals import Books, DeadLetter
 if TYPE_CHECKING:
     from rtvi_actors.runtime.actor import AnyioActor
 
-__all__ = ["MAIN", "Handling"]
+__all__ = ["MAIN", "OVERTAKES", "Handling"]
 
 logger = logging.getLogger("rtvi_actors.runtime")
 
 MAIN: Final = "main"
 """The group of asynchronous handlers that were not given to another: exclusive, and a failure crashes the actor."""
-BULK_SHARE: Final = 8
-"""One place in so many of a batch is kept for the bulk lane."""
+OVERTAKES: Final = 7
+"""The letters of the user lane that may go before one of the bulk lane."""
 
 
 class Handling(ABC):
@@ -56,6 +56,8 @@ class Handling(ABC):
         """Whether the mailbox waits for an asynchronous handler."""
         self.current: Letter | None = None
         """The letter in a synchronous handler right now. The watchdog reads it from its own thread."""
+        self._overtakes = 0
+        """Letters that went before the bulk mail that waits."""
         self.handled = 0
         self.failed = 0
         self.dropped = 0
@@ -118,10 +120,13 @@ class Handling(ABC):
                 count += 1
             elif self.state != "running" or self.suspended:
                 break
-            elif user and (not bulk or count < batch - batch // BULK_SHARE):
-                count += self._handle_next(user, batch - count - (batch // BULK_SHARE if bulk else 0))
+            elif user and not (bulk and self._overtakes >= OVERTAKES):
+                handled = self._handle_next(user, min(batch - count, OVERTAKES) if bulk else batch - count)
+                self._overtakes = self._overtakes + handled if bulk else 0
+                count += handled
             elif bulk:
-                count += self._handle_next(bulk, batch - count)
+                self._overtakes = 0
+                count += self._handle_next(bulk, 1 if user else batch - count)
             else:
                 break
         if self._room:
@@ -160,16 +165,6 @@ class Handling(ABC):
         finally:
             LOCAL.stage = LOCAL.actor = self.current = None
         return count
-
-    def _handle(self, letter: Letter) -> None:
-        """Handle one encoded letter."""
-        stage: list[Effect] = []
-        LOCAL.stage, LOCAL.actor = stage, self.actor
-        self.current = letter
-        try:
-            self._handle_staged(letter, stage)
-        finally:
-            LOCAL.stage = LOCAL.actor = self.current = None
 
     def _handle_staged(self, letter: Letter, stage: list[Effect]) -> bool:
         """Handle a letter with `stage` open, and let what was staged leave. Returns whether the actor lives on.
@@ -338,8 +333,12 @@ class Handling(ABC):
         self._report(job, error)
 
     def job_cancelled(self, group: Group, job: Job) -> None:
-        self._report(job, None)
         self.job_lost(job, "cancelled")
+        self._report(job, None)
+
+    def job_overflowed(self, job: Job) -> None:
+        self.job_lost(job, "overflow")
+        self._report(job, None)
 
     def job_lost(self, job: Job, reason: str) -> None:
         """A job that was not done: its letter is lost, and a call that never ran is closed."""

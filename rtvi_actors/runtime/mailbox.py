@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -158,9 +158,17 @@ class Lane(deque[Letter]):
             self.size_bytes -= len(letter.body)
         return letter
 
-    def is_full(self, max_count: int, max_bytes: int, size: int = 0) -> bool:
+    def is_full(self, max_count: int, max_bytes: int, size: int) -> bool:
         """Whether one more letter, of so many bytes, has no room."""
-        return len(self) >= max_count or self.size_bytes + size > max_bytes or self.size_bytes >= max_bytes
+        return len(self) >= max_count or self.size_bytes + size > max_bytes
+
+
+_CROSSING: Final = Lock()
+"""For the counts of all mailboxes: it is held for a few instructions, by threads alone."""
+
+
+def _size(letter: Letter) -> int:
+    return len(letter.body) if letter.coded else 0
 
 
 def _nobody() -> None:
@@ -187,6 +195,8 @@ class Mailbox:
         "bulk",
         "closed",
         "control",
+        "crossing",
+        "crossing_bytes",
         "key_of",
         "keyed",
         "max_bulk",
@@ -228,6 +238,8 @@ class Mailbox:
         """Letters that arrived."""
         self.refused = 0
         """Messages that their senders were told do not fit."""
+        self.crossing = self.crossing_bytes = 0
+        """What other threads have sent and the loop has not taken in yet. Under `_CROSSING`."""
         self.closed = False
         self.plain = True
         """Whether a letter that has room needs nothing but to be appended."""
@@ -247,10 +259,12 @@ class Mailbox:
     def size_bytes(self) -> int:
         return self.user.size_bytes + self.bulk.size_bytes
 
-    @property
-    def full(self) -> bool:
-        """Whether the user lane takes no more."""
-        return self.user.is_full(self.max_count + self.voids, self.max_bytes)
+    def is_full(self, size: int = 1) -> bool:
+        """Whether the user lane takes no more letter of so many bytes; those from other threads that are still on
+        their way count."""
+        return self.user.is_full(
+            self.max_count + self.voids - self.crossing, self.max_bytes - self.crossing_bytes, size
+        )
 
     def close(self) -> None:
         """Take no more: what still comes is lost."""
@@ -315,17 +329,11 @@ class Mailbox:
         """
         # The common case, without a call: declared, room, inside a synchronous handler.
         accepts = self.accepts
-        user = self.user
-        if (
-            self.plain
-            and accepts is not None
-            and type(message) in accepts
-            and len(user) < self.max_count
-            and user.size_bytes < self.max_bytes
-        ):
-            stage = LOCAL.stage
-            if stage is not None:
-                stage.append((self.deliver, Letter(encode(message), reply, due_s)))
+        stage = LOCAL.stage
+        if stage is not None and self.plain and accepts is not None and type(message) in accepts:
+            body = encode(message)
+            if len(self.user) < self.max_count and self.user.size_bytes + len(body) <= self.max_bytes:
+                stage.append((self.deliver, Letter(body, reply, due_s)))
                 return
         try:
             self.send(self.seal(message, reply, due_s))
@@ -334,8 +342,9 @@ class Mailbox:
 
     def send(self, letter: Letter) -> None:
         """Send what is sealed already: a router forwards without decoding."""
-        if not letter.own and not letter.bulk and self.full:
-            self._find_room(letter)
+        size = _size(letter)
+        if not letter.own and not letter.bulk and self.is_full(size):
+            self._find_room(letter, size)
         stage = LOCAL.stage
         if stage is not None:
             stage.append((self.deliver, letter))
@@ -343,30 +352,54 @@ class Mailbox:
             check_fence()
             self.deliver(letter)
 
-    def _find_room(self, letter: Letter) -> None:
+    def _find_room(self, letter: Letter, size: int) -> None:
         """The user lane is full: wait, leave it to the owner to drop one, or raise `Rejected`."""
-        if self.overflow == "drop_oldest" or (self.overflow == "coalesce" and letter.key in self.keyed):
-            return
-        if self.overflow == "wait" and not on_event_loop():
-            self.await_room()
-            return
+        if size <= self.max_bytes:  # else it never fits
+            if self.overflow == "drop_oldest" or (self.overflow == "coalesce" and self._replaces(letter, size)):
+                return
+            if self.overflow == "wait" and not on_event_loop():
+                while self.is_full(size) and not self.closed:
+                    self.await_room()
+                return
         self.refused += 1
         raise Rejected(self.owner, letter.body)
+
+    def _replaces(self, letter: Letter, size: int) -> bool:
+        """Whether it fits where the waiting one with its key is."""
+        older = self.keyed.get(letter.key) if letter.key is not None else None
+        return older is not None and self.user.size_bytes - _size(older) + size <= self.max_bytes
 
     def deliver(self, letter: Letter) -> None:
         """Put a letter in, from any thread, and let its owner know."""
         if self.plain and self.thread_id == get_ident() and letter.coded and not letter.bulk:
-            # The common case, without a call. The bound was checked when it was sent.
-            self.received += 1
             user = self.user
-            user.size_bytes += len(letter.body)
-            user.append(letter)
-            self.notify()
-            return
+            size_bytes = user.size_bytes + len(letter.body)
+            if len(user) < self.max_count and size_bytes <= self.max_bytes:  # the common case, without a call
+                self.received += 1
+                user.size_bytes = size_bytes
+                user.append(letter)
+                self.notify()
+                return
         if self.thread_id is None or self.thread_id == get_ident():
             self._append(letter)
         elif self.bridge is not None:
-            self.bridge(self._append, letter)
+            self.count_crossing(1, letter)
+            try:
+                self.bridge(self._cross, letter)
+            except BaseException:
+                self.count_crossing(-1, letter)
+                raise
+
+    def count_crossing(self, sign: int, letter: Letter) -> None:
+        """A letter of the user lane has left another thread (1), or has arrived (-1)."""
+        if not letter.own and not letter.bulk:
+            with _CROSSING:
+                self.crossing += sign
+                self.crossing_bytes += sign * _size(letter)
+
+    def _cross(self, letter: Letter) -> None:
+        self.count_crossing(-1, letter)
+        self._append(letter)
 
     def deliver_control(self, message: Any) -> None:
         """Put a runtime's own message (kill, stop, inspect) before all mail. From any thread."""
@@ -377,6 +410,9 @@ class Mailbox:
 
     def _append_control(self, message: Any) -> None:
         """Behind those of its lane and of the lanes above it (`rank`, 0 is the highest)."""
+        if self.closed:
+            message.finds_dead(self.owner)
+            return
         control = self.control
         at = len(control)
         while at and control[at - 1].rank > message.rank:
@@ -387,8 +423,8 @@ class Mailbox:
     # -- the owner's side --------------------------------------------------------------
 
     def _append(self, letter: Letter) -> None:
-        self.received += 1
         if self.closed:
+            self.received += 1
             self.on_lost(letter, "dead")
             return
         if letter.bulk:
@@ -399,9 +435,14 @@ class Mailbox:
 
     def _append_user(self, letter: Letter) -> None:
         user = self.user
-        size = len(letter.body) if letter.coded else 0
+        size = _size(letter)
         if not letter.own and user.is_full(self.max_count + self.voids, self.max_bytes, size):
             self._make_room(letter, size)
+            if user.is_full(self.max_count + self.voids, self.max_bytes, size):
+                self.received += 1
+                self.on_lost(letter, "overflow")
+                return
+        self.received += 1
         user.put(letter)
         if letter.key is not None:
             self.keyed[letter.key] = letter
@@ -410,16 +451,18 @@ class Mailbox:
         bulk = self.bulk
         while bulk and bulk.is_full(self.max_bulk, self.max_bulk_bytes, len(letter.body)):
             self.on_lost(bulk.take(), "overflow")
-        bulk.put(letter)
+        self.received += 1
+        if len(letter.body) > self.max_bulk_bytes:
+            self.on_lost(letter, "overflow")
+        else:
+            bulk.put(letter)
 
     def _is_above(self, share: float) -> bool:
         return len(self.user) - self.voids > self.max_count * share or self.user.size_bytes > self.max_bytes * share
 
     def _make_room(self, letter: Letter, size: int) -> None:
-        """Drop by the policy.
-
-        Where the policy is to refuse, the sender was told already, but for the last few (staged, bridged).
-        """
+        """Drop by the policy. Where that is to refuse, the sender was told, but for what one handler had sent beyond
+        the bound: that finds no room as it arrives."""
         if self.overflow == "coalesce":
             older = self.keyed.get(letter.key) if letter.key is not None else None
             if older is not None:
@@ -446,6 +489,7 @@ class Mailbox:
         lost = Letter(letter.body, letter.reply, letter.due_s, letter.coded)
         if letter.coded:
             self.user.size_bytes -= len(letter.body)
+        del self.keyed[letter.key]
         letter.body, letter.coded, letter.reply, letter.key = VOID, False, None, None
         self.voids += 1
         if self.voids > self.max_count:
@@ -470,6 +514,8 @@ class Mailbox:
     def put_back(self, letter: Letter) -> None:
         """To the front of its lane, to be handled once more. Owner's thread."""
         (self.bulk if letter.bulk else self.user).put_back(letter)
+        if letter.key is not None:
+            self.keyed.setdefault(letter.key, letter)
 
     def take(self) -> Letter:
         """The next letter out: of the user lane, else of the bulk lane. It may be `VOID`. Owner's thread."""

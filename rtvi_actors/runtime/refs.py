@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 import pykka
 from pykka import messages as pykka_messages
 
-from rtvi_actors.errors import AskTimeout, Dead, WouldBlock
+from rtvi_actors.errors import AskTimeout, Dead, Undeclared, WouldBlock
 from rtvi_actors.runtime.backend import on_event_loop
 from rtvi_actors.runtime.context import check_fence
 from rtvi_actors.runtime.futures import ActorFuture
@@ -81,21 +81,29 @@ class ActorRef(pykka.ActorRef[A], Generic[A]):
         mailbox.post(message)
 
     def encode(self, message: Any) -> bytes:
-        """A message as it would lie in this actor's mailbox, for a router to `forward`. Raises `Undeclared`."""
-        body: bytes = self.cell.mailbox.seal(message).body
+        """A message as it would lie in this actor's user lane, for a router to `forward`. Raises `Undeclared`."""
+        letter = self.cell.mailbox.seal(message)
+        if letter.bulk:
+            raise Undeclared(f"{self.name} takes {type(message).__name__} in its bulk lane: tell it")
+        body: bytes = letter.body
         return body
 
     def forward(self, body: bytes) -> None:
-        """Send what `encode` made, without decoding it on the way. Otherwise as `tell`."""
+        """Send what `encode` made, without decoding it on the way; nothing is coalesced. Otherwise as `tell`."""
         mailbox = self.cell.mailbox
         if mailbox.closed:
             raise ActorDead(f"{self} not found")
         mailbox.send(Letter(body))
 
     async def send(self, message: Any) -> None:
-        """As `tell`, but waits while the mailbox is full. Not in synchronous handlers: they never wait."""
-        letter = self.cell.mailbox.seal(message)
-        await self.cell.wait_room()
+        """As `tell`, but waits while the user lane is full, unless its policy or its lane is to drop the oldest.
+
+        Not in synchronous handlers: they never wait. Raises `Rejected` where an actor would wait for itself.
+        """
+        mailbox = self.cell.mailbox
+        letter = mailbox.seal(message)
+        if not letter.bulk and mailbox.overflow != "drop_oldest":
+            await self.cell.wait_room()
         if self.actor_stopped.is_set():
             raise ActorDead(f"{self} not found")
         self.cell.mailbox.send(letter)

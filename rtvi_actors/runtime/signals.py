@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
+from rtvi_actors.errors import Dead
 from rtvi_actors.runtime.futures import ActorFuture
 
 __all__ = ["Books", "DeadLetter", "ExitReason", "Inject", "Inspect", "Stop", "Terminated"]
@@ -28,12 +29,19 @@ class Stop(msgspec.Struct):
     def rank(self) -> int:
         return 0 if self.exit == "killed" else 1
 
+    def finds_dead(self, owner: str) -> None:
+        """It has arrived at an actor that had ended before."""
+        self.done.try_set(False)
+
 
 class Inject(msgspec.Struct):
     """Supervision lane: crash as if a handler had raised `error`, between two messages (tests, demonstrations)."""
 
     error: BaseException
     rank: ClassVar[int] = 2
+
+    def finds_dead(self, owner: str) -> None:
+        """Nobody waits for it."""
 
 
 class Inspect(msgspec.Struct):
@@ -42,6 +50,10 @@ class Inspect(msgspec.Struct):
     read: Callable[[Any], Any]
     done: ActorFuture[Any]
     rank: ClassVar[int] = 2
+
+    def finds_dead(self, owner: str) -> None:
+        """Who asked is told."""
+        self.done.try_fail(Dead(f"{owner} has stopped"))
 
 
 class Terminated(msgspec.Struct, frozen=True, tag=True):

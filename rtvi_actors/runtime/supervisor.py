@@ -11,15 +11,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from rtvi_actors.errors import RestartLimit, StartFailed, Unknown
+from rtvi_actors.errors import DeclarationError, RestartLimit, StartFailed, Unknown
 from rtvi_actors.runtime.actor import AnyioActor
 from rtvi_actors.runtime.cell import Cell
 from rtvi_actors.runtime.clock import Timer
-from rtvi_actors.runtime.context import LOCAL
+from rtvi_actors.runtime.context import LOCAL, check_fence
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.signals import ExitReason, Stop
@@ -103,6 +103,13 @@ class ChildSpec(msgspec.Struct, frozen=True):
     on_restarted: Callable[[], None] | None = None
     """Called when a new incarnation runs. Must not raise."""
 
+    def __post_init__(self) -> None:
+        """Here, and not at the first crash, a word that is none is refused: `DeclarationError`."""
+        _check_word("restart", self.restart, Restart)
+        _check_word("on_poison", self.on_poison, Poison)
+        if not isinstance(self.backoff, Backoff):
+            raise DeclarationError(f"backoff is a Backoff, not {self.backoff!r}")
+
 
 class _Child:
     """What the supervisor knows of a child beside its cell's own state."""
@@ -140,6 +147,7 @@ class Supervisor(AnyioActor):
         on_escalate: Callable[[Escalation], None] | None = None,
     ) -> None:
         super().__init__(specs, strategy=strategy, intensity=intensity, period_s=period_s, on_escalate=on_escalate)
+        _check_word("strategy", strategy, Strategy)
         self._specs = tuple(specs)
         self._strategy = strategy
         self._intensity = intensity
@@ -152,6 +160,8 @@ class Supervisor(AnyioActor):
 
     def on_start(self) -> None:
         """Make every child's cell first, so that links may point forward, then start them in order."""
+        if not self.cell.named and self.cell.generation == 1:
+            self.cell.name += f"-{self.cell.urn[-8:]}"  # its children's names are to be their own
         try:
             for spec in self._specs:
                 self._make(spec)
@@ -191,10 +201,13 @@ class Supervisor(AnyioActor):
         return [child.cell.ref for child in self._children.values()]
 
     def start_child(self, spec: ChildSpec) -> ActorRef[Any]:
-        """Add a child while running, behind the others. Raises `NameTaken` or `StartFailed`.
+        """Add a child while running, behind the others, and start it at once. Raises `NameTaken` or `StartFailed`.
 
         Loop thread; from elsewhere by a proxy: ``system.get("name").proxy().start_child(spec)``.
         """
+        check_fence()
+        if self.cell.state in ("stopping", "crashed", "dead"):
+            raise StartFailed(f"{self.name} has ended, or is about to")
         self._make(spec)
         self._start(spec)
         return self.child(spec.name)
@@ -202,8 +215,9 @@ class Supervisor(AnyioActor):
     def stop_child(self, name: str) -> ActorFuture[bool]:
         """End a child for good, whatever its restart type: it has its `shutdown_s` to drain. Raises `Unknown`.
 
-        As `start_child`. The future says whether it lived.
+        The future says whether it lived.
         """
+        check_fence()
         child = self._by_name(name)
         done: ActorFuture[bool] = ActorFuture()
         child.cell.mailbox.deliver_control(Stop(child.spec.shutdown_s, "shutdown", done, final=True))
@@ -303,9 +317,11 @@ class Supervisor(AnyioActor):
     def _take_down_group(self, failed: _Child) -> None:
         for child in reversed(self._group(failed)):
             cell = child.cell
-            if child is failed or cell.state not in ("running", "stopping"):
+            if child is failed or not (child.starting or cell.state in ("running", "stopping")):
                 continue
+            child.starting = False
             self._forgive(child)
+            cell.take_stops()
             if child.spec.restart == "temporary":
                 cell.end("shutdown")
             elif cell.stops and (cell.final or not self.restarts(cell, cell.exit)):
@@ -413,6 +429,11 @@ class Supervisor(AnyioActor):
         """Stop the last one: in reverse order, one after the other, each with its `shutdown_s` to drain."""
         if self._children:
             self.stop_child(next(reversed(self._children)))
+
+
+def _check_word(what: str, word: object, words: Any) -> None:
+    if word not in get_args(words):
+        raise DeclarationError(f"{what} is one of {', '.join(get_args(words))}, not {word!r}")
 
 
 def _new_cell(spec: ChildSpec, name: str) -> Cell:

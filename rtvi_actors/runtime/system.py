@@ -23,7 +23,7 @@ from rtvi_actors.runtime.actor import AnyioActor, make_cell, set_host
 from rtvi_actors.runtime.backend import Backend, loops_own, on_event_loop, open_backend
 from rtvi_actors.runtime.cell import Cell
 from rtvi_actors.runtime.clock import Timers
-from rtvi_actors.runtime.context import LOCAL
+from rtvi_actors.runtime.context import LOCAL, Effect
 from rtvi_actors.runtime.dispatcher import Dispatcher
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.refs import ActorDead, ActorRef
@@ -60,12 +60,21 @@ class ActorSystem:
         self.dead_letters = 0
         """How many messages were not handled, of all actors."""
         self._dead_letter_sinks: list[Callable[[DeadLetter], None]] = []
+        self._telling = False
+        """Whether a subscriber of the dead letters runs."""
+        self._echoing = False
+        """Whether what these have sent leaves."""
+        self._untold: deque[Callable[[], None]] = deque()
+        """What has come of telling them, for a turn of its own."""
         self._graves: deque[Cell] = deque()
         """Dead actors that have left too much mail for one turn of the loop."""
         self._stuck = StuckReports()
         self.report_stuck = self._stuck.tell
         self._stack = AsyncExitStack()
+        self._tasks: set[ActorFuture[Any]] = set()
+        """Of `run_async`, what is not done."""
         self._interrupted = False
+        self._closing = False
         self._closed = False
         self._restore_sigint: Callable[[], None] | None = None
 
@@ -73,6 +82,7 @@ class ActorSystem:
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
+        self._stack.callback(self._fail_tasks)  # the last of all: a task that never began cannot say so itself
         self.backend = await self._stack.enter_async_context(open_backend())
         self.timers = Timers(self.backend.now, self.backend.arm)
         self._dispatcher = self._make_dispatcher()
@@ -88,12 +98,14 @@ class ActorSystem:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closing = True
         try:
             with anyio.CancelScope(shield=True):
                 await self._stop_all()
         finally:
             self._closed = True
-            self._dispatcher.cross()  # letters on their way find the dead, and their askers are told
+            self._dispatcher.end()  # letters on their way find the dead, and their askers are told
+            self._tell_untold()
             set_host(self, self.backend.thread_id, False)
             # The body's error passes by: trio's nursery would wrap it in a group.
             await self._stack.__aexit__(None, None, None)
@@ -105,6 +117,10 @@ class ActorSystem:
     def _make_dispatcher(self) -> Dispatcher:
         """A simulation has one of its own."""
         return Dispatcher(self.backend)
+
+    def _fail_tasks(self) -> None:
+        for future in tuple(self._tasks):
+            future.try_fail(NoSystem("the system has closed"))
 
     async def _stop_all(self) -> None:
         """Stop what is left: the actors at the top, the newest first, each with its children before it."""
@@ -146,24 +162,65 @@ class ActorSystem:
     # -- Host: what cells ask ------------------------------------------------------------
 
     def adopt(self, cell: Cell) -> None:
+        """Raises `NameTaken`; `NoSystem` where the system closes: then a supervisor may still start its children."""
+        if self._closed or (self._closing and cell.parent is None):
+            raise NoSystem("the system closes")
         self.registry.add(cell)
 
     def forget(self, cell: Cell) -> None:
         if threading.get_ident() == self.backend.thread_id:
             self.registry.remove(cell)
         else:
-            try:
-                self.backend.soon_from_thread(lambda: self.registry.remove(cell))
-            except RuntimeError:  # the loop has ended, nobody reads the registry any more
-                self.registry.remove(cell)
+            self._dispatcher.call(lambda: self.registry.remove(cell))
 
     def dead_letter(self, letter: DeadLetter) -> None:
         self.dead_letters += 1
-        for sink in self._dead_letter_sinks:
-            try:
-                sink(letter)
-            except BaseException as error:
-                logger.error("a subscriber of the dead letters failed", exc_info=error)
+        if not self._dead_letter_sinks or self._echoing:
+            return
+        if not self._telling:
+            self._tell(letter)
+        elif not self._dispatcher.ended:
+            self._tell_later(lambda: self._tell(letter))
+
+    def _tell(self, letter: DeadLetter) -> None:
+        """Tell the subscribers. What they send leaves later: a mailbox may be just about to make room, and what is sent
+        to it now would take that, and be the next dead letter."""
+        before = LOCAL.stage, LOCAL.actor
+        sent: list[Effect] = []
+        LOCAL.stage, LOCAL.actor = sent, None
+        self._telling = True
+        try:
+            for sink in tuple(self._dead_letter_sinks):
+                _call_sink(sink, letter)
+        finally:
+            self._telling = False
+            LOCAL.stage, LOCAL.actor = before
+        if sent:
+            self._tell_later(lambda: self._echo(sent))
+
+    def _echo(self, sent: list[Effect]) -> None:
+        self._echoing = True
+        try:
+            for effect, argument in sent:
+                try:
+                    effect(argument)
+                except BaseException as error:
+                    logger.error("what a subscriber of the dead letters sent did not leave", exc_info=error)
+        finally:
+            self._echoing = False
+
+    def _tell_later(self, step: Callable[[], None]) -> None:
+        self._untold.append(step)
+        if self._dispatcher.ended:
+            self._tell_untold()
+        elif len(self._untold) == 1:
+            self.backend.soon(self._tell_untold)
+
+    def _tell_untold(self) -> None:
+        """What is there now: what comes of that has its own turn."""
+        steps, self._untold = self._untold, deque()
+        for step in steps:
+            step()
 
     def bury(self, cell: Cell) -> None:
         self._graves.append(cell)
@@ -179,7 +236,13 @@ class ActorSystem:
     # -- for people ----------------------------------------------------------------------
 
     def subscribe_dead_letters(self, sink: Callable[[DeadLetter], None]) -> Callable[[], None]:
-        """Have `sink` called with every message that is not handled, on the loop's thread. Returns the unsubscriber."""
+        """Have `sink` called with every message that is not handled, as it is lost, on the loop's thread (once the
+        system has closed, on its sender's). Returns the unsubscriber.
+
+        What sinks send leaves in a turn of its own. Dead letters that this makes are counted in `dead_letters` and not
+        told: a sink that sends to a full mailbox would never be done. What else is lost while they are being told
+        they are told afterwards.
+        """
         self._dead_letter_sinks.append(sink)
         return lambda: self._dead_letter_sinks.remove(sink)
 
@@ -209,12 +272,12 @@ class ActorSystem:
     def spawn(self, actor: type[AnyioActor] | AnyioActor, *args: Any, name: str = "", **kwargs: Any) -> ActorRef[Any]:
         """Start an actor at the top of the system, unsupervised. From any thread.
 
-        Raises `NameTaken`, `StartFailed`, or `NoSystem` where the system has closed.
+        Raises `NameTaken`, `StartFailed`, or `NoSystem` where the system closes, or has closed.
         """
 
         def spawn() -> ActorRef[Any]:
-            if self._closed:
-                raise NoSystem("the system has closed")
+            if self._closing:
+                raise NoSystem("the system closes")
             cell = actor.cell if isinstance(actor, AnyioActor) else make_cell(actor, *args, **kwargs)
             if name:
                 cell.name, cell.named = name, True
@@ -270,24 +333,39 @@ class ActorSystem:
     def run_on_loop(self, function: Callable[[], S]) -> S:
         """Call `function` on the loop's thread and return what it returns; in another thread, wait for it.
 
-        Raises `WouldBlock` on the thread of another event loop, `NoSystem` where the loop has ended.
+        Raises `WouldBlock` on the thread of another event loop, `NoSystem` where the system has closed.
         """
+        self._check_open()
         if threading.get_ident() == self.backend.thread_id:
             return function()
         if on_event_loop():
             raise WouldBlock("this thread runs another event loop: use `run_async`, and await the future")
         future: ActorFuture[S] = ActorFuture()
-        self._to_loop(lambda: _settle(future, function))
+        self._to_loop(future, lambda: _settle(future, function))
         return future.get()
 
-    def _to_loop(self, callback: Callable[[], None]) -> None:
-        try:
-            self.backend.soon_from_thread(callback)
-        except RuntimeError as error:
-            raise NoSystem("the system's event loop has ended") from error
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NoSystem("the system has closed")
+
+    def _to_loop(self, future: ActorFuture[Any], callback: Callable[[], None]) -> None:
+        """Over the bridge: unlike the loop, it says what it cannot do any more."""
+
+        def arrive() -> None:
+            if self._dispatcher.ended:
+                future.try_fail(NoSystem("the system's event loop has ended"))
+            else:
+                callback()
+
+        self._dispatcher.call(arrive)
 
     def run_async(self, function: Callable[[], Awaitable[S]]) -> ActorFuture[S]:
-        """Run an async function as a task of the system. From any thread; the future has what it returns or raises."""
+        """Run an async function as a task of the system. From any thread; the future has what it returns or raises.
+
+        Where the system closes first it is cancelled, and the future fails with `NoSystem`. Raises that where the
+        system has closed.
+        """
+        self._check_open()
         future: ActorFuture[S] = ActorFuture()
 
         async def main() -> None:
@@ -298,11 +376,17 @@ class ActorSystem:
                     future.try_fail(NoSystem("the system closed"))
                     raise
                 future.try_fail(error)
+            finally:
+                self._tasks.discard(future)
+
+        def begin() -> None:
+            self._tasks.add(future)
+            self.backend.spawn(main, "rtvi-actors task")
 
         if threading.get_ident() == self.backend.thread_id:
-            self.backend.spawn(main, "rtvi-actors task")
+            begin()
         else:
-            self._to_loop(lambda: self.backend.spawn(main, "rtvi-actors task"))
+            self._to_loop(future, begin)
         return future
 
     @property
@@ -312,18 +396,38 @@ class ActorSystem:
 
     @property
     def idle(self) -> bool:
-        """Whether no actor has mail and no asynchronous handler runs or waits."""
+        """Whether no actor has mail that it could handle now, no handler runs, and no asynchronous one waits."""
         return (
             not self._graves
+            and not self._untold
             and self._dispatcher.idle
-            and all(all(group.idle for group in cell.groups.values()) for cell in self.registry.cells())
+            and all(map(_is_idle, self.registry.cells()))
         )
+
+
+def _is_idle(cell: Cell) -> bool:
+    """Whether nothing happens in an actor before something else does. A `ThreadingActor`'s handler is in no group."""
+    mailbox = cell.mailbox
+    takes_mail = cell.state == "running" and not cell.suspended
+    return (
+        cell.current is None
+        and not mailbox.control
+        and (mailbox.empty() or not takes_mail)
+        and all(group.idle for group in cell.groups.values())
+    )
 
 
 def _is_supervised(cell: Cell) -> bool:
     """Whether a living supervisor will stop it."""
     parent: object = cell.parent
     return isinstance(parent, AnyioActor) and parent.cell.state != "dead"
+
+
+def _call_sink(sink: Callable[[DeadLetter], None], letter: DeadLetter) -> None:
+    try:
+        sink(letter)
+    except BaseException as error:
+        logger.error("a subscriber of the dead letters failed", exc_info=error)
 
 
 def _settle(future: ActorFuture[S], function: Callable[[], S]) -> None:

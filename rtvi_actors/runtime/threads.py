@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, ClassVar, Final, Protocol, SupportsIndex, cast
+from typing import Any, ClassVar, Protocol, SupportsIndex, cast
 
 from pykka import messages as pykka_messages
 
@@ -32,12 +32,9 @@ from rtvi_actors.runtime.mailbox import VOID, Lane, Letter
 from rtvi_actors.runtime.signals import Inject, Inspect
 from rtvi_actors.runtime.watchdog import StuckHandler, letter_type
 
-__all__ = ["BULK_WAITS", "ThreadCell", "ThreadHost", "ThreadingActor"]
+__all__ = ["ThreadCell", "ThreadHost", "ThreadingActor"]
 
 logger = logging.getLogger("rtvi_actors.runtime")
-
-BULK_WAITS: Final = 7
-"""The letters of the user lane that may go before one of the bulk lane."""
 
 
 class ThreadHost(Host, Protocol):
@@ -152,8 +149,6 @@ class ThreadCell(Cell):
         self._deadline: Timer | None = None
         self._has_stopped = False
         """Whether `on_stop` has been called, or is about to be."""
-        self._overtakes = 0
-        """Letters that went before the bulk mail that waits."""
         self._deferred: list[Any] = []
         """Control messages for the instance, while it is on the thread."""
 
@@ -203,9 +198,23 @@ class ThreadCell(Cell):
         """Have the thread make the next instance; the loop goes on meanwhile."""
         self.restarts += 1
         self._call = self._start(self._then(self._restarted))
+        timeout_s = self.actor_class.handler_timeout_s
+        if timeout_s is not None:
+            error = HandlerTimeout(f"not started within {timeout_s:g} s")
+            self._deadline = self.timers.after(timeout_s, lambda: self._abort_start(error))
         return False
 
+    def _abort_start(self, error: BaseException) -> None:
+        """A start that hangs is one that failed."""
+        call, parent = self._call, self.parent
+        if call is None or call.letter is not None or call.ended or parent is None:
+            return
+        self._give_up()
+        parent.child_exited(self, "start failed", error)
+        self._catch_up()
+
     def _restarted(self, call: _Call) -> None:
+        self._take_back()
         parent = self.parent
         assert parent is not None
         if call.error is None:
@@ -241,7 +250,7 @@ class ThreadCell(Cell):
     def _begin(self, call: _Call) -> None:
         self._bind_handlers()
         self.state = "running"
-        self.exit, self.final = "normal", False
+        self._be_new()
         self.suspended = self._has_stopped = False
         self._leave(iter(call.sent))
         self.notify()
@@ -249,7 +258,6 @@ class ThreadCell(Cell):
     # -- mail ----------------------------------------------------------------------------
 
     def _handle_next(self, lane: Lane, limit: int) -> int:
-        lane = self._fair(lane)
         if self._is_runtimes_own(lane[0]):
             return super()._handle_next(lane, limit)
         letter = lane.take()
@@ -259,18 +267,6 @@ class ThreadCell(Cell):
         else:
             self._hand_over(letter)
         return 1
-
-    def _fair(self, lane: Lane) -> Lane:
-        """A flood of user mail does not starve the bulk lane: what a batch of many letters sees to on the loop."""
-        bulk = self.mailbox.bulk
-        if lane is bulk or not bulk:
-            self._overtakes = 0
-        elif self._overtakes == BULK_WAITS:
-            self._overtakes = 0
-            return bulk
-        else:
-            self._overtakes += 1
-        return lane
 
     def _is_runtimes_own(self, letter: Letter) -> bool:
         """A stop's, or a voided one: the instance does not see it."""

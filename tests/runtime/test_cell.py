@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
 import pykka
 import pytest
 
-from rtvi_actors.errors import Crash, Dead, HandlerFailed, StartFailed
+from rtvi_actors.errors import Crash, Dead, DeclarationError, HandlerFailed, StartFailed
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.signals import DeadLetter
 from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
@@ -415,3 +415,35 @@ async def test_a_dead_actors_timers_are_gone_with_it(system: ActorSystem, book: 
     assert not ref.cell._own_timers
     assert len(system.timers) == before
     assert system.dead_letters == 0
+
+
+async def test_an_instance_is_started_once(system: ActorSystem, book: Book) -> None:
+    instance = Recorder(book)
+    ref = system.spawn(instance)
+    with pytest.raises(StartFailed):
+        system.spawn(instance)
+    assert ref.cell.generation == 1
+    await system.kill(ref)
+    with pytest.raises(StartFailed):
+        system.spawn(instance)
+    assert not ref.is_alive()
+
+
+async def test_an_asynchronous_handler_may_stop_its_own_actor(system: ActorSystem, book: Book) -> None:
+    class Last(Recorder):
+        async def on_hold(self, message: Hold) -> int:
+            self.ref.stop(block=False)
+            return message.n
+
+    ref = system.spawn(Last, book, name="it")
+    assert await ref.call(Hold(1)) == 1
+    while ref.is_alive():
+        await anyio.lowlevel.checkpoint()
+    assert book.notes == ["stopped it"]
+
+
+def test_a_group_for_asynchronous_handlers_must_be_there() -> None:
+    with pytest.raises(DeclarationError, match="nowhere"):
+
+        class Lost(Recorder):
+            async_group: ClassVar[str] = "nowhere"

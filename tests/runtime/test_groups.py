@@ -8,10 +8,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from rtvi_actors.errors import Dead, Rejected
+from rtvi_actors.errors import Dead, Fenced, HandlerFailed, Rejected
 from rtvi_actors.runtime.groups import GroupSpec
+from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
-from tests.runtime.messages import FIREWALL, Book, Hold, Note, Read, Recorder, Run, Through
+from tests.runtime.messages import FIREWALL, Book, Hold, Note, Plain, Read, Recorder, Run, Through
 
 pytestmark = pytest.mark.anyio
 
@@ -285,3 +286,95 @@ async def share_of_a_core(window_s: float = 0.1) -> float:
     before_s = time.process_time()
     await anyio.sleep(window_s)
     return (time.process_time() - before_s) / window_s
+
+
+# -- between two incarnations ----------------------------------------------------------------------
+
+
+class Careful(Recorder):
+    """Submits another job whenever one was lost; writes down which instance ran it."""
+
+    def on_error(self, method: str, arguments: tuple[Any, ...], error: BaseException | None) -> None:
+        if method == "hold":
+            self.submit("jobs", "tell")
+
+    async def tell(self) -> None:
+        self.book.notes.append((self.cell.generation, self is self.cell.actor))
+
+
+async def test_what_is_submitted_while_the_actor_is_down_runs_on_the_next_instance(
+    system: ActorSystem, book: Book
+) -> None:
+    system.spawn(Supervisor, [ChildSpec("it", Careful, (book,))], name="s")
+    ref = system.get("s/it")
+    ref.tell(Run("jobs", "hold"))
+    await book.begun.wait()
+    system.crash(ref)
+    while len(book.notes) < 2:
+        await anyio.lowlevel.checkpoint()
+    assert book.notes == [("begun", 0), (2, True)]
+
+
+async def test_a_call_that_waits_with_the_old_instances_coroutine_is_lost_with_it(
+    system: ActorSystem, book: Book
+) -> None:
+    class Queued(Plain):
+        async_group: ClassVar[str] = "own"
+        groups: ClassVar[Mapping[str, GroupSpec]] = {"own": GroupSpec()}
+
+        async def hang(self) -> None:
+            book.begun.set()
+            await anyio.sleep_forever()
+
+    system.spawn(Supervisor, [ChildSpec("it", Queued)], name="s")
+    ref = system.get("s/it")
+    proxy: Any = ref.proxy()
+    calls = [proxy.hang(), proxy.double_later(2)]
+    await book.begun.wait()
+    await anyio.wait_all_tasks_blocked()
+    assert ref.cell.groups["own"].queue
+    system.crash(ref)
+    for call in calls:
+        with pytest.raises(HandlerFailed, match="restarted"):
+            await call
+    assert await proxy.double_later(3) == 6
+    assert ref.cell.books().holds
+
+
+async def test_what_one_handler_submits_beyond_the_bound_is_lost_and_told(system: ActorSystem, book: Book) -> None:
+    def submit_many(actor: Any) -> None:
+        for n in range(20):
+            actor.submit("pool", "hold", n)
+
+    book.acts["many"] = submit_many
+    ref = system.spawn(Recorder, book)
+    await ref.call(Through("many"))
+    await anyio.wait_all_tasks_blocked()
+    assert len(ref.cell.groups["pool"].queue) <= 4
+    lost = [note for note in book.notes if note == ("hold", None)]
+    assert len(lost) >= 20 - 4 - 3 - 3
+    book.gate.set()
+
+
+async def test_a_fenced_task_cannot_cancel_the_next_incarnations_jobs(system: ActorSystem, book: Book) -> None:
+    class Old(Recorder):
+        async def outlive(self, n: int) -> None:
+            self.book.begun.set()
+            while not self.book.gate.is_set():
+                try:
+                    await self.book.gate.wait()
+                except anyio.get_cancelled_exc_class():
+                    continue
+            with pytest.raises(Fenced):
+                self.cancel_group("pool")
+            self.book.notes.append("fenced")
+
+    system.spawn(Supervisor, [ChildSpec("it", Old, (book,))], name="s")
+    ref = system.get("s/it")
+    ref.tell(Run("jobs", "outlive"))
+    await book.begun.wait()
+    system.crash(ref)
+    await ref.call(Read())
+    book.gate.set()
+    while "fenced" not in book.notes:
+        await anyio.lowlevel.checkpoint()

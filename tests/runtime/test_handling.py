@@ -8,12 +8,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from rtvi_actors.errors import AskTimeout, DeclarationError, HandlerFailed, Rejected, StartFailed
+from rtvi_actors.errors import AskTimeout, DeclarationError, HandlerFailed, Rejected, StartFailed, Undeclared
 from rtvi_actors.runtime.actor import AnyioActor, current_actor
 from rtvi_actors.runtime.mailbox import Overflow
 from rtvi_actors.runtime.signals import Books
-from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
-from rtvi_actors.runtime.system import ActorSystem
+from rtvi_actors.runtime.supervisor import Backoff, ChildSpec, Supervisor
+from rtvi_actors.runtime.system import ActorSystem, start_blocking_system
 from tests.runtime.messages import (
     Book,
     Fail,
@@ -278,3 +278,158 @@ async def test_a_failing_asynchronous_handler_in_a_containing_group_answers_and_
     book.gate.set()
     assert [await future for future in held[:7]] == list(range(7))
     assert ref.cell.generation == 1
+
+
+# -- bounds, exactly ---------------------------------------------------------------------------
+
+
+class Talker(Listener):
+    """Its notes are bulk, and its asynchronous handler is quick."""
+
+    async def on_hold(self, message: Hold) -> int:
+        await anyio.lowlevel.checkpoint()
+        return message.n
+
+
+async def test_a_flood_of_asynchronous_messages_does_not_starve_the_bulk_lane(system: ActorSystem, book: Book) -> None:
+    ref = system.spawn(Talker, book)
+    for n in range(50):
+        ref.tell(Hold(n))
+    ref.tell(Note(7))
+    for n in range(50):
+        ref.tell(Hold(n))
+    while not book.notes:
+        await anyio.lowlevel.checkpoint()
+    assert len(ref.cell.mailbox.user) > 80
+    await settle(system)
+
+
+class Small(Recorder):
+    max_mail = 10
+    max_mail_bytes = 200
+
+
+async def test_what_one_handler_sends_beyond_the_bound_is_dropped_as_it_arrives(
+    system: ActorSystem, book: Book
+) -> None:
+    other = Book()
+    ref, small = system.spawn(Recorder, other), system.spawn(Small, book)
+    asked: list[Any] = []
+
+    def flood(actor: Any) -> None:
+        asked.extend(small.ask(Note(n), block=False) for n in range(100))
+
+    act(ref, other, flood)
+    await ref.call(Read())
+    assert len(small.cell.mailbox) <= 10
+    await settle(system)
+    books = small.cell.books()
+    assert books == Books(100, 10, 0, {"overflow": 90}, {}, 0)
+    assert [await ask for ask in asked[:10]] == list(range(10))
+    with pytest.raises(Rejected):
+        await asked[10]
+
+
+@pytest.mark.parametrize("overflow", ["refuse", "drop_oldest", "coalesce", "wait"])
+async def test_a_message_that_is_larger_than_the_mailbox_never_fits(
+    system: ActorSystem, book: Book, overflow: Overflow
+) -> None:
+    class Bytes(Recorder):
+        max_mail_bytes = 100
+
+    Bytes.overflow = overflow
+    ref = system.spawn(Bytes, book)
+    ref.tell(Note(1))
+    with pytest.raises(Rejected):
+        ref.tell(Fail("x" * 200))
+    await settle(system)
+    assert book.notes == [1]
+
+
+def test_a_thread_that_sends_faster_than_the_loop_takes_in_waits_where_the_policy_says_so(book: Book) -> None:
+    class Waiting(Recorder):
+        max_mail = 5
+        overflow: ClassVar[Overflow] = "wait"
+
+    with start_blocking_system() as system:
+        ref = system.spawn(Waiting, book)
+        most = 0
+        for n in range(500):
+            ref.tell(Note(n))
+            most = max(most, len(ref.cell.mailbox) + ref.cell.mailbox.crossing)
+        assert ref.ask(Read()) == list(range(500))
+        assert most <= 6
+        assert ref.cell.books().dropped == {}
+
+
+async def test_sending_waits_under_no_policy_that_drops_and_never_for_oneself(system: ActorSystem, book: Book) -> None:
+    class Dropping(Listener):
+        max_mail = 1
+        overflow: ClassVar[Overflow] = "drop_oldest"
+
+    ref = system.spawn(Dropping, book)
+    ref.cell.suspended = True
+    await ref.send(Read())
+    await ref.send(Read())
+    await ref.send(Note(1))
+    assert ref.cell.books().dropped == {"overflow": 1}
+
+    class Selfish(Recorder):
+        max_mail = 1
+
+        async def on_hold(self, message: Hold) -> int:
+            self.ref.tell(Note(1))
+            with pytest.raises(Rejected):
+                await self.ref.send(Note(2))
+            return 1
+
+    assert await system.spawn(Selfish, book).call(Hold(1)) == 1
+
+
+async def test_only_the_user_lane_can_be_forwarded_to(system: ActorSystem, book: Book) -> None:
+    ref = system.spawn(Listener, book)
+    with pytest.raises(Undeclared, match="bulk"):
+        ref.encode(Note(1))
+    ref.forward(ref.encode(Through("nothing")))
+
+
+async def test_the_actors_own_timers_are_never_coalesced_nor_dropped(system: ActorSystem, book: Book) -> None:
+    class Timed(Recorder):
+        bulk: ClassVar[frozenset[type]] = frozenset({Note})
+        max_bulk = 1
+        max_mail = 1
+        overflow: ClassVar[Overflow] = "coalesce"
+
+        @staticmethod
+        def mail_key(message: Any) -> str:
+            return "one"
+
+    ref = system.spawn(Timed, book)
+
+    def set_timers(actor: Any) -> None:
+        for n in range(3):
+            actor.after(0, Note(n))
+
+    act(ref, book, set_timers)
+    while len(book.notes) < 3:
+        await anyio.lowlevel.checkpoint()
+    assert book.notes == [0, 1, 2]
+
+
+async def test_a_message_that_waits_for_its_second_try_can_be_coalesced(system: ActorSystem, book: Book) -> None:
+    class Keyed(Recorder):
+        max_mail = 1
+        overflow: ClassVar[Overflow] = "coalesce"
+
+        @staticmethod
+        def mail_key(message: Any) -> str:
+            return type(message).__name__
+
+    spec = ChildSpec("it", Keyed, (book,), on_poison="retry_once", backoff=Backoff(immediate=0, first_s=60, max_s=60))
+    system.spawn(Supervisor, [spec], name="s")
+    ref = system.get("s/it")
+    ref.tell(Fail())
+    await settle(system)
+    assert len(ref.cell.mailbox) == 1
+    ref.tell(Fail("Crash"))
+    assert ref.cell.books() == Books(2, 0, 0, {"coalesced": 1}, {}, 1)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from rtvi_actors.errors import Dead, Rejected, Undeclared
+from rtvi_actors.errors import Dead, NoSystem, Rejected, Undeclared
 from rtvi_actors.runtime.mailbox import Overflow
 from rtvi_actors.runtime.registry import Inspection
 from rtvi_actors.runtime.signals import Books, DeadLetter, Terminated
@@ -306,3 +306,58 @@ async def test_a_system_that_closes_buries_all_its_dead(book: Book) -> None:
         await book.begun.wait()
         system.kill(ref)
     assert system.dead_letters == 5_001
+
+
+async def test_the_books_hold_in_hooks_and_for_who_hears_of_a_loss(system: ActorSystem, book: Book) -> None:
+    seen: list[bool] = []
+
+    class Accountant(Bounded):
+        async_group: ClassVar[str] = "jobs"
+
+        def on_error(self, method: str, arguments: tuple[Any, ...], error: BaseException | None) -> None:
+            seen.append(self.cell.books().holds)
+
+    system.spawn(Supervisor, [ChildSpec("it", Accountant, (book,))], name="s")
+    ref = system.get("s/it")
+    system.subscribe_dead_letters(lambda letter: seen.append(ref.cell.books().holds))
+    ref.tell(FailAsync())
+    await settle(system)
+    ref.tell(Hold(1))
+    await book.begun.wait()
+    system.crash(ref)
+    await settle(system)
+    ref.cell.suspended = True
+    for n in range(10):
+        ref.tell(Note(n))
+    assert len(seen) == 11
+    assert all(seen)
+
+
+async def test_unwatching_needs_to_read_no_other_letter(system: ActorSystem, book: Book) -> None:
+    class Odd(Widow):
+        def on_forward(self, message: Forward) -> None:
+            raise NotImplementedError
+
+    watcher, mortal = system.spawn(Odd, book), system.spawn(Recorder, Book())
+    gone = system.spawn(Recorder, Book())
+    body = watcher.encode(Forward(gone, 1))
+    await system.kill(gone)
+    del gone
+    watcher.cell.watch(mortal.cell)
+    watcher.cell.suspended = True
+    watcher.forward(body)
+    await system.kill(mortal)
+    watcher.cell.unwatch(mortal.cell)
+    watcher.cell.suspended = False
+    watcher.cell.notify()
+    await settle(system)
+    assert book.notes == []
+
+
+async def test_only_actors_of_ones_own_system_can_be_watched(system: ActorSystem, book: Book) -> None:
+    widow = Widow(book)
+    system.spawn(widow)
+    async with ActorSystem() as other:
+        stranger = other.spawn(Recorder, Book())
+        with pytest.raises(NoSystem):
+            widow.watch(stranger)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import anyio
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtvi_actors.errors import Dead, HandlerFailed, NameTaken, StartFailed, Unknown
+from rtvi_actors.errors import Dead, DeclarationError, HandlerFailed, NameTaken, StartFailed, Unknown
 from rtvi_actors.runtime.actor import AnyioActor
+from rtvi_actors.runtime.groups import GroupSpec
 from rtvi_actors.runtime.signals import Books
 from rtvi_actors.runtime.supervisor import Backoff, ChildSpec, Escalation, Poison, Restart, Strategy, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
-from tests.runtime.messages import FIREWALL, Book, Fail, Hold, Note, Read, Recorder
+from tests.runtime.messages import FIREWALL, Book, Fail, Hold, Note, Read, Recorder, Through
 
 pytestmark = pytest.mark.anyio
 
@@ -483,3 +485,78 @@ async def test_the_same_reference_works_after_a_thousand_crashes(system: ActorSy
     assert ref.cell.generation == 1001
     assert ref.cell.books() == Books(2000, 1000, 0, {}, {"crashed": 1000}, 0)
     assert len(system.timers) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"restart": "sometimes"}, {"on_poison": "x"}, {"backoff": 3}, {"strategy": "all_for_one"}]
+)
+def test_a_word_that_is_none_is_refused_where_it_stands(wrong: dict[str, Any]) -> None:
+    with pytest.raises(DeclarationError, match=next(iter(wrong))):
+        Supervisor([], **wrong) if "strategy" in wrong else ChildSpec("a", Ordered, **wrong)
+
+
+# -- ends that meet --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+async def test_a_stop_that_is_on_its_way_concerns_the_incarnation_that_ends_otherwise_meanwhile(
+    system: ActorSystem, book: Book, end: str
+) -> None:
+    class Hasty(Recorder):
+        def on_through(self, message: Through) -> Any:
+            refs = (system.get("s/b"), self.ref)
+            stopped.extend(system.kill(ref) if end == "kill" else system.stop(ref) for ref in refs)
+            raise ValueError("and crashes")
+
+    stopped: list[Any] = []
+    children = [ChildSpec("a", Hasty, (book,)), ChildSpec("b", Recorder, (Book(),))]
+    system.spawn(Supervisor, children, strategy="one_for_all", name="s")
+    a, b = of(system, "s").children()
+    a.tell(Through("it"))
+    await settle(system)
+    assert (a.cell.generation, b.cell.generation) == (2, 2)
+    assert [await done for done in stopped] == [True, True]
+
+
+async def test_a_supervisor_that_cannot_end_its_own_handlers_ends_at_its_deadline(
+    system: ActorSystem, book: Book
+) -> None:
+    class Slow(Supervisor):
+        groups: ClassVar[Mapping[str, GroupSpec]] = {"jobs": GroupSpec()}
+
+        async def on_hold(self, message: Hold) -> None:
+            await anyio.sleep_forever()
+
+        def on_note(self, message: Note) -> None:
+            self.submit("jobs", "hang")
+
+        async def hang(self) -> None:
+            await anyio.sleep_forever()
+
+    for message in (Hold(1), Note(1)):
+        ref = system.spawn(Slow, specs(book, "a"), name="s")
+        ref.tell(message)
+        await anyio.wait_all_tasks_blocked()
+        assert await system.stop(ref, 0.01)
+    assert book.notes == ["+s/a", "-s/a"] * 2
+    assert len(system.registry) == 0
+
+
+async def test_a_supervisor_that_ends_takes_no_child_any_more(system: ActorSystem, book: Book) -> None:
+    class Orphaning(Ordered):
+        def on_stop(self) -> None:
+            with pytest.raises(StartFailed):
+                of(system, "s").start_child(ChildSpec("late", Ordered, (self.book,)))
+            self.book.notes.append("refused")
+
+    ref = system.spawn(Supervisor, [ChildSpec("a", Orphaning, (book,))], name="s")
+    await system.kill(ref)
+    assert book.notes == ["+s/a", "refused"]
+    assert len(system.registry) == 0
+
+
+async def test_supervisors_without_a_name_may_have_children_of_one_name(system: ActorSystem, book: Book) -> None:
+    first, second = system.spawn(Supervisor, specs(book, "a")), system.spawn(Supervisor, specs(book, "a"))
+    names = {actor.child("a").name for ref in (first, second) if isinstance(actor := ref.cell.actor, Supervisor)}
+    assert len(names) == 2
+    assert await system.get(min(names)).call(Note(1)) == 1

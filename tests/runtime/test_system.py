@@ -5,21 +5,30 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 import pykka
 import pytest
 
 from rtvi_actors.errors import Dead, NoSystem, StartFailed, WouldBlock
 from rtvi_actors.runtime.actor import current_host
-from rtvi_actors.runtime.supervisor import ChildSpec, Supervisor
+from rtvi_actors.runtime.context import later
+from rtvi_actors.runtime.futures import ActorFuture
+from rtvi_actors.runtime.refs import ActorRef
+from rtvi_actors.runtime.signals import DeadLetter
+from rtvi_actors.runtime.supervisor import Backoff, ChildSpec, Supervisor
 from rtvi_actors.runtime.system import ActorSystem, start_blocking_system
-from tests.runtime.messages import Book, Fail, Hold, Note, Plain, Read, Recorder
+from tests.runtime.messages import Book, Fail, Forward, Hold, Note, Plain, Read, Recorder, Through, settle
 
 anyio_test = pytest.mark.anyio
+
+PATIENCE_S = 30.0
+"""When a test gives up on a thread that hangs."""
 
 
 # -- opening and closing -----------------------------------------------------------------
@@ -94,6 +103,44 @@ async def test_a_closed_system_starts_nobody_and_the_dead_answer(book: Book) -> 
 
 
 @anyio_test
+async def test_a_system_that_closes_starts_nobody(book: Book) -> None:
+    """An actor that starts another as it stops would keep it from ever being done."""
+    outcomes: list[str] = []
+
+    class Reborn(Recorder):
+        def on_stop(self) -> None:
+            for start in (lambda: system.spawn(Reborn, book), lambda: Reborn.start(book)):
+                try:
+                    start()
+                    outcomes.append("started")
+                except NoSystem:
+                    outcomes.append("refused")
+
+    async with ActorSystem() as system:
+        first = system.spawn(Reborn, book)
+        await system.stop(first)
+        assert outcomes == ["started", "started"]
+        assert len(system.registry) == 2
+    assert outcomes == ["started", "started", *["refused"] * 4]
+    assert len(system.registry) == 0
+
+
+@anyio_test
+async def test_a_supervisor_may_start_a_child_that_a_closing_system_will_stop(book: Book) -> None:
+    def start_another(actor: Any) -> None:
+        supervisor = system.get("s").cell.actor
+        assert isinstance(supervisor, Supervisor)
+        supervisor.start_child(ChildSpec("more", Recorder, (book,)))
+
+    async with ActorSystem() as system:
+        system.spawn(Supervisor, [ChildSpec("it", Recorder, (book,))], name="s")
+        system.spawn(Recorder, book, name="last")
+        book.acts["start"] = start_another
+        system.get("last").tell(Through("start"))  # handled as it drains
+    assert book.notes == ["stopped last", "stopped s/more", "stopped s/it"]
+
+
+@anyio_test
 async def test_systems_can_be_nested_and_each_has_its_own(book: Book) -> None:
     async with ActorSystem() as outer:
         first = outer.spawn(Recorder, book, name="it")
@@ -155,6 +202,97 @@ async def test_what_still_runs_at_the_end_is_told_so() -> None:
         await anyio.wait_all_tasks_blocked()
     with pytest.raises(NoSystem):
         await future
+
+
+@anyio_test
+async def test_a_task_that_had_not_begun_at_the_end_is_told_so() -> None:
+    async with ActorSystem() as system:
+        future = system.run_async(anyio.sleep_forever)
+    assert future.done()
+    with pytest.raises(NoSystem):
+        await future
+
+
+@anyio_test
+async def test_a_closed_system_runs_nothing_more_though_its_loop_goes_on() -> None:
+    async with ActorSystem() as system:
+        pass
+    ran: list[int] = []
+
+    def refused() -> None:
+        with pytest.raises(NoSystem):
+            system.run_async(anyio.sleep_forever)
+        with pytest.raises(NoSystem):
+            system.run_on_loop(lambda: ran.append(1))
+
+    refused()
+    await anyio.to_thread.run_sync(refused)
+    assert not ran
+
+
+class Took:
+    """Takes the place of a backend's `soon_from_thread`: a loop that makes no more turns takes calls all the same."""
+
+    def __init__(self, system: ActorSystem) -> None:
+        self.call = threading.Event()
+        system.backend.soon_from_thread = self  # type: ignore[method-assign]
+
+    def __call__(self, callback: Any) -> None:
+        self.call.set()
+
+
+@anyio_test
+async def test_who_waits_in_a_thread_for_a_loop_that_ends_is_told_so(book: Book) -> None:
+    """The loop takes the calls, and never makes them."""
+    outcomes: list[str] = []
+    futures: list[Any] = []
+
+    def attempt(work: Any) -> None:
+        try:
+            work()
+        except NoSystem:
+            outcomes.append("told")
+
+    async with ActorSystem(watchdog_s=None) as system:
+        took = Took(system)
+        works = [
+            lambda: system.run_on_loop(lambda: outcomes.append("ran")),
+            lambda: system.spawn(Recorder, book),
+            lambda: futures.append(system.run_async(anyio.sleep_forever)),
+        ]
+        threads = [threading.Thread(target=attempt, args=(work,), daemon=True) for work in works]
+        for thread in threads:
+            thread.start()
+        took.call.wait()
+        threads[-1].join()
+    for thread in threads[:-1]:
+        await anyio.to_thread.run_sync(partial(thread.join, PATIENCE_S))
+        assert not thread.is_alive()
+    assert outcomes == ["told", "told"]
+    with pytest.raises(NoSystem):
+        await futures[0]
+
+
+@anyio_test
+async def test_a_stop_and_an_inspection_that_come_too_late_are_answered(book: Book) -> None:
+    """They left their thread when the actor lived, and arrive when its loop takes calls that it never makes."""
+    async with ActorSystem(watchdog_s=None) as system:
+        ref = system.spawn(Recorder, book)
+        Took(system)
+        on_their_way: list[Any] = []
+
+        def send() -> None:
+            on_their_way.extend([system.kill(ref), system.stop(ref), system.inspect(ref)])
+            system.crash(ref)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        thread.join()
+    killed, stopped, inspected = on_their_way
+    assert [future.done() for future in on_their_way] == [True] * 3
+    assert (await killed, await stopped) == (False, False)
+    with pytest.raises(Dead):
+        await inspected
 
 
 @anyio_test
@@ -241,6 +379,121 @@ async def test_a_subscriber_of_dead_letters_that_raises_harms_nobody(system: Act
     ref.tell(Fail())
     assert await ref.call(Note(1)) == 1
     assert [letter.reason for letter in seen] == ["crashed"]
+
+
+class Full(Recorder):
+    """Has room for one message; the next one takes its place."""
+
+    overflow = "drop_oldest"
+    max_mail = 1
+
+
+async def make_full(system: ActorSystem, name: str = "full") -> ActorRef[Full]:
+    """An actor that waits for its restart, which does not come, and has a message."""
+    backoff = Backoff(immediate=0, first_s=3600.0, max_s=3600.0)
+    system.spawn(Supervisor, [ChildSpec("it", Full, (Book(),), backoff=backoff)], name=name)
+    ref = system.get(f"{name}/it")
+    ref.tell(Fail())
+    await settle(system)
+    ref.tell(Note(0))
+    return ref
+
+
+@anyio_test
+async def test_a_subscriber_that_leaves_as_it_is_told_costs_the_next_one_no_dead_letter(system: ActorSystem) -> None:
+    full, heard = await make_full(system), list[str]()
+
+    def once(letter: DeadLetter) -> None:
+        heard.append("once")
+        leave()
+
+    leave = system.subscribe_dead_letters(once)
+    system.subscribe_dead_letters(lambda letter: heard.append("always"))
+    for n in range(2):
+        full.tell(Note(n))
+    assert heard == ["once", "always", "always"]
+
+
+@pytest.mark.parametrize("staged", [True, False])
+@anyio_test
+async def test_a_subscriber_that_sends_to_a_full_mailbox_hears_nothing_of_what_that_drops(
+    system: ActorSystem, book: Book, staged: bool
+) -> None:
+    full, heard = await make_full(system), list[str]()
+
+    def audit(letter: DeadLetter) -> None:
+        assert len(heard) < 100, "without end"
+        heard.append(letter.reason)
+        full.tell(Note(-1))
+        full.tell(Note(-2))
+
+    system.subscribe_dead_letters(audit)
+    if staged:
+        await system.spawn(Recorder, book).call(Forward(full, 1))
+    else:
+        full.tell(Note(1))
+    assert heard == ["overflow"]
+    await settle(system)
+    assert heard == ["overflow"]
+    assert system.dead_letters == 1 + 3  # the one that it crashed on
+    assert full.cell.books().holds
+    assert [msgspec.msgpack.decode(letter.body)["n"] for letter in full.cell.mailbox.user] == [-2]
+
+
+@anyio_test
+async def test_what_else_is_lost_while_they_are_told_they_are_told_afterwards(system: ActorSystem, book: Book) -> None:
+    full, other = await make_full(system), await make_full(system, "other")
+    heard: list[str] = []
+
+    class Starts(Recorder):
+        def on_start(self) -> None:
+            other.tell(Note(1))
+
+    def start(letter: DeadLetter) -> None:
+        heard.append(f"in {letter.receiver}")
+        if letter.receiver == "full/it":
+            system.spawn(Starts, book)
+        heard.append("out")
+
+    unsubscribe = system.subscribe_dead_letters(start)
+    full.tell(Note(1))
+    assert heard == ["in full/it", "out"]
+    assert not system.idle
+    await settle(system)
+    assert heard == ["in full/it", "out", "in other/it", "out"]
+    unsubscribe()
+
+
+@anyio_test
+async def test_a_subscriber_that_asks_at_the_end_of_all_is_answered() -> None:
+    answers: list[ActorFuture[Any]] = []
+    async with ActorSystem(drain_s=0) as system:
+        full = await make_full(system)
+        system.subscribe_dead_letters(lambda letter: answers.append(other.ask(Read(), block=False)))
+        other = system.spawn(Recorder, Book())
+        full.tell(Note(1))
+    assert len(answers) == 2  # the one that waits is lost at the end
+    assert all(answer.done() for answer in answers)
+
+
+@anyio_test
+async def test_what_a_subscriber_sends_in_vain_is_logged_and_the_rest_leaves(
+    system: ActorSystem, book: Book, caplog: pytest.LogCaptureFixture
+) -> None:
+    full, ref = await make_full(system), system.spawn(Recorder, book)
+
+    def fail(_: Any) -> None:
+        raise SystemExit
+
+    def send(letter: DeadLetter) -> None:
+        later(fail, None)
+        ref.tell(Note(1))
+
+    system.subscribe_dead_letters(send)
+    full.tell(Note(1))
+    await settle(system)
+    assert book.notes == [1]
+    assert "what a subscriber of the dead letters sent did not leave" in caplog.text
 
 
 # -- Ctrl-C ------------------------------------------------------------------------------

@@ -25,12 +25,13 @@ from rtvi_actors.errors import (
 from rtvi_actors.runtime.actor import AnyioActor
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.groups import GroupSpec
+from rtvi_actors.runtime.handling import OVERTAKES
 from rtvi_actors.runtime.mailbox import Overflow
 from rtvi_actors.runtime.refs import ActorRef
 from rtvi_actors.runtime.signals import DeadLetter, ExitReason, Terminated
 from rtvi_actors.runtime.supervisor import RESTARTED_AFTER, Backoff, ChildSpec, Restart, Strategy, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
-from rtvi_actors.runtime.threads import BULK_WAITS, ThreadCell, ThreadingActor
+from rtvi_actors.runtime.threads import ThreadCell, ThreadingActor
 from rtvi_actors.runtime.watchdog import StuckHandler
 from tests.runtime.messages import FIREWALL, RAISES, Book, Fail, Note, Read, Recorder, Through
 
@@ -936,8 +937,8 @@ async def test_a_flood_of_user_mail_does_not_starve_the_bulk_lane_of_a_thread(sy
     block.gate.set()
     while ref.cell.books().open:
         await anyio.lowlevel.checkpoint()
-    flood = ["flood"] * BULK_WAITS
-    assert book.notes[: 2 * BULK_WAITS + 2] == [*flood, 0, *flood, 1]
+    flood = ["flood"] * OVERTAKES
+    assert book.notes[: 2 * OVERTAKES + 2] == [*flood, 0, *flood, 1]
 
 
 async def test_an_ask_that_would_come_back_is_refused(system: ActorSystem, book: Book) -> None:

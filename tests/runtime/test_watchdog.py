@@ -154,6 +154,21 @@ async def test_a_subscriber_that_raises_is_logged_and_one_that_left_hears_nothin
     assert "a subscriber of stuck handlers failed" in caplog.text
 
 
+async def test_a_subscriber_that_leaves_as_it_is_told_costs_the_next_one_nothing() -> None:
+    reports, heard = StuckReports(), list[str]()
+
+    def once(report: StuckHandler) -> None:
+        heard.append("once")
+        leave()
+
+    leave = reports.subscribe(once)
+    reports.subscribe(lambda report: heard.append("always"))
+    for _ in range(2):
+        reports.tell(StuckHandler("it", "", 1.0, ""))
+    assert heard == ["once", "always", "always"]
+    assert reports.count == 2
+
+
 def watchdogs() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "rtvi-actors watchdog"]
 

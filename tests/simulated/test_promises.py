@@ -160,12 +160,13 @@ class Sender(AnyioActor):
         log, clock = self.log, self.cell.timers
         kind = random.choice((Item, SlowItem))
         started_s = clock.now()
+        lives = ref.is_alive()
         try:
             asked = ref.ask(kind(self.name, next(log.numbers[self.name, ref.name])), block=False, timeout=ASK_S)
         except Rejected:
             log.refused[ref.name] += 1
             return
-        if not asked.done():
+        if lives:
             log.sent[ref.name] += 1
         log.asked += 1
         with suppress(ActorError):
