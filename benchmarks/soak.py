@@ -41,8 +41,8 @@ from benchmarks.overload import SCENARIOS, TICK_S, Client, Gate, MemoryClient, Q
 from benchmarks.worker import ROOT
 from rtvi_actors.ledger import Conservation, Ledger
 from rtvi_actors.server import ServerOptions, asgi
-from rtvi_actors.session import READ_AHEAD
 from rtvi_actors.transports import memory
+from rtvi_actors.wire import READ_AHEAD
 
 __all__ = ["Report", "Soak", "Watched", "grown_bytes", "lines", "main", "rss_bytes"]
 

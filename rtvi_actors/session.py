@@ -47,14 +47,13 @@ from rtvi_actors.runtime.registry import ActorStatistics, of_cell
 from rtvi_actors.runtime.supervisor import ChildSpec, Escalation, Supervisor
 from rtvi_actors.runtime.system import ActorSystem
 from rtvi_actors.streams import ServerText, Transport
-from rtvi_actors.wire import READ_AHEAD, Reader, Writer
+from rtvi_actors.wire import Reader, Writer
 
 __all__ = [
     "BACK",
     "BUILT_IN",
     "CHILDREN",
     "LINKS",
-    "READ_AHEAD",
     "ROUTES",
     "CustomActor",
     "Session",
