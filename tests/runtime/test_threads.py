@@ -1025,3 +1025,65 @@ def test_asynchronous_handlers_and_groups_are_refused_when_the_class_is_made() -
 
         class Grouped(ThreadingActor):
             groups: ClassVar[Mapping[str, GroupSpec]] = {"jobs": GroupSpec()}
+
+
+# -- a start that hangs --------------------------------------------------------------------------
+
+
+class Hanging(Worker):
+    """Its second incarnation hangs as it starts, until the test lets go."""
+
+    def on_start(self) -> None:
+        self.book.notes.append("start")
+        if self.book.notes.count("start") == 2:
+            self.book.running.release()
+            assert RELEASED.wait(60)
+
+
+RELEASED = threading.Event()
+
+
+async def hang(system: ActorSystem, book: Book, child: type[Worker], *others: ChildSpec, **options: Any) -> Any:
+    RELEASED.clear()
+    backoff = Backoff(immediate=100, first_s=0.001, max_s=0.001)
+    system.spawn(Supervisor, [*others, ChildSpec("it", child, (book,), backoff=backoff)], name="s", **options)
+    ref = system.get("s/it")
+    ref.tell(Fail())
+    while not book.running.acquire(blocking=False):
+        await anyio.lowlevel.checkpoint()
+    return ref
+
+
+@pytest.mark.parametrize("end", ["kill", "deadline"])
+async def test_a_restart_that_hangs_as_it_starts_has_failed_when_it_is_killed_or_overdue(
+    system: ActorSystem, book: Book, end: str
+) -> None:
+    class Timed(Hanging):
+        handler_timeout_s: ClassVar[float | None] = 0.01
+
+    ref = await hang(system, book, Hanging if end == "kill" else Timed)
+    if end == "kill":
+        assert await system.kill(ref)
+    assert await ref.call(Note(7)) == 7
+    assert ref.cell.generation == 3
+    assert ref.cell.abandoned == 1
+    RELEASED.set()
+
+
+async def test_a_child_that_is_being_started_goes_down_with_its_group(system: ActorSystem, book: Book) -> None:
+    class Before(Recorder):
+        """The one before it in start order."""
+
+    waits = Backoff(immediate=0, first_s=0.02, max_s=0.02, jitter=0)
+    before = ChildSpec("before", Before, (Book(),), backoff=waits)
+    ref = await hang(system, book, Hanging, before, strategy="rest_for_one")
+    other = system.get("s/before")
+    other.tell(Fail())
+    while other.cell.state == "running":
+        await anyio.lowlevel.checkpoint()
+    RELEASED.set()
+    assert ref.cell.state == "restarting"
+    assert ref.cell.abandoned == 1
+    assert await ref.call(Note(7)) == 7
+    assert other.cell.state == "running"
+    assert ref.cell.generation == 3
