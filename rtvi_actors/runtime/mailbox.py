@@ -342,8 +342,12 @@ class Mailbox:
 
     def send(self, letter: Letter) -> None:
         """Send what is sealed already: a router forwards without decoding."""
-        size = _size(letter)
-        if not letter.own and not letter.bulk and self.is_full(size):
+        size = len(letter.body) if letter.coded else 0
+        user = self.user
+        may_be_full = (
+            len(user) + self.crossing >= self.max_count or user.size_bytes + self.crossing_bytes + size > self.max_bytes
+        )
+        if may_be_full and not (letter.own or letter.bulk) and self.is_full(size):
             self._find_room(letter, size)
         stage = LOCAL.stage
         if stage is not None:
