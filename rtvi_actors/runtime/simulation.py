@@ -60,8 +60,8 @@ class _SimulatedDispatcher(Dispatcher):
         self._chooser = chooser
         self._post = post
 
-    def bridge(self, deliver: Callable[[Any], None], letter: Any) -> None:
-        self._post.carry(deliver, letter)
+    def bridge(self, deliver: Callable[[Any], None], item: Any) -> None:
+        self._post.carry(deliver, item)
 
     def cross(self) -> None:
         """The system closes: what is on its way finds the dead, and says so."""
