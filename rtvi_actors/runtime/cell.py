@@ -472,7 +472,7 @@ class Cell(Handling):
         if threading.get_ident() == self.backend.thread_id:
             self._add_timer(timer)
         else:
-            self.backend.soon_from_thread(lambda: self._add_timer(timer))
+            self.host.bridge(self._add_timer, timer)
 
     def _add_timer(self, timer: Timer) -> None:
         """Loop thread. One that was cancelled before is not set, nor one of an actor that has died."""
@@ -582,14 +582,14 @@ class Cell(Handling):
             if threading.get_ident() == self.backend.thread_id:
                 self._when_room(room)
             else:
-                self.backend.soon_from_thread(lambda room=room: self._when_room(room))  # type: ignore[misc]
+                self.host.bridge(self._when_room, room)
             await room
 
     def _block_for_room(self) -> None:
         """As `wait_room`, once, for a sender on a foreign thread."""
         self._check_not_own(_who_asks(blocking=True)[0])
         room: ActorFuture[None] = ActorFuture()
-        self.backend.soon_from_thread(lambda: self._when_room(room))
+        self.host.bridge(self._when_room, room)
         room.get()
 
     def _check_not_own(self, waiting: Cell | None) -> None:
