@@ -330,11 +330,15 @@ class Mailbox:
         # The common case, without a call: declared, room, inside a synchronous handler.
         accepts = self.accepts
         stage = LOCAL.stage
-        if stage is not None and self.plain and accepts is not None and type(message) in accepts:
-            body = encode(message)
-            if len(self.user) < self.max_count and self.user.size_bytes + len(body) <= self.max_bytes:
-                stage.append((self.deliver, Letter(body, reply, due_s)))
+        if stage is not None and accepts is not None:
+            if type(message) in self.accepts_bulk:  # the oldest gives way: there is always room
+                stage.append((self.deliver, Letter(encode(message), reply, due_s, bulk=True)))
                 return
+            if self.plain and type(message) in accepts:
+                body = encode(message)
+                if len(self.user) < self.max_count and self.user.size_bytes + len(body) <= self.max_bytes:
+                    stage.append((self.deliver, Letter(body, reply, due_s)))
+                    return
         try:
             self.send(self.seal(message, reply, due_s))
         except Rejected:
@@ -375,13 +379,17 @@ class Mailbox:
 
     def deliver(self, letter: Letter) -> None:
         """Put a letter in, from any thread, and let its owner know."""
-        if self.plain and self.thread_id == get_ident() and letter.coded and not letter.bulk:
-            user = self.user
-            size_bytes = user.size_bytes + len(letter.body)
-            if len(user) < self.max_count and size_bytes <= self.max_bytes:  # the common case, without a call
+        if self.plain and self.thread_id == get_ident() and letter.coded:
+            bulk = letter.bulk
+            lane = self.bulk if bulk else self.user
+            size_bytes = lane.size_bytes + len(letter.body)
+            # The common case, without a call.
+            if len(lane) < (self.max_bulk if bulk else self.max_count) and size_bytes <= (
+                self.max_bulk_bytes if bulk else self.max_bytes
+            ):
                 self.received += 1
-                user.size_bytes = size_bytes
-                user.append(letter)
+                lane.size_bytes = size_bytes
+                lane.append(letter)
                 self.notify()
                 return
         if self.thread_id is None or self.thread_id == get_ident():
