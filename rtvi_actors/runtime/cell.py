@@ -182,39 +182,47 @@ class Cell(Handling):
 
         What these send leaves when the instance runs, and not at all if they raise.
         """
-        first = self.generation == 0
-        self.generation += 1
+        is_given = self._next_generation()
         stage = LOCAL.stage
         actor_before = LOCAL.actor
         sent: list[Effect] = []
         LOCAL.stage = sent
         LOCAL.actor = None
         try:
-            if not (first and self.actor is not None):
-                args, kwargs = self.recipe
-                actor = self.actor_class.__new__(self.actor_class, *args, **kwargs)
-                actor._slot = self
-                self.actor = actor
-                actor.__init__(*args, **kwargs)  # type: ignore[misc]
-            assert self.actor is not None
-            if self._has_saved:
-                self.actor.restore(self._saved)
-            LOCAL.actor = self.actor
-            self.actor.on_start()
+            self._make_actor(is_given)
         finally:
             LOCAL.stage, LOCAL.actor = stage, actor_before
+        self._begin(sent)
+
+    def _next_generation(self) -> bool:
+        """Count it. Returns whether its instance is there already: the one that was given to be started."""
+        self.generation += 1
+        return self.generation == 1 and self.actor is not None
+
+    def _make_actor(self, is_given: bool) -> None:
+        """What people wrote of a start."""
+        if not is_given:
+            args, kwargs = self.recipe
+            actor = self.actor_class.__new__(self.actor_class, *args, **kwargs)
+            actor._slot = self
+            self.actor = actor
+            actor.__init__(*args, **kwargs)  # type: ignore[misc]
+        assert self.actor is not None
+        if self._has_saved:
+            self.actor.restore(self._saved)
+        LOCAL.actor = self.actor
+        self.actor.on_start()
+
+    def _begin(self, sent: list[Effect]) -> None:
+        """The instance runs: nobody has asked this incarnation to stop, and what it has sent as it started leaves."""
         self._bind_handlers()
         self.state = "running"
-        self._be_new()
+        self.exit, self.final, self.stops, self._out_of_time = "normal", False, False, False
         self.suspended = not self.groups[MAIN].idle
         self._leave(iter(sent))
         for group in self.groups.values():
             group.resume()
         self.notify()
-
-    def _be_new(self) -> None:
-        """Nobody has asked this incarnation to stop."""
-        self.exit, self.final, self.stops, self._out_of_time = "normal", False, False, False
 
     def _bind_handlers(self) -> None:
         if self.declaration is not None:

@@ -192,7 +192,7 @@ class ThreadCell(Cell):
         made.wait()
         if call.error is not None:
             raise call.error
-        self._begin(call)
+        self._begin(call.sent)
 
     def restart(self) -> bool:
         """Have the thread make the next instance; the loop goes on meanwhile."""
@@ -218,7 +218,7 @@ class ThreadCell(Cell):
         parent = self.parent
         assert parent is not None
         if call.error is None:
-            self._begin(call)
+            self._begin(call.sent)
             parent.child_restarted(self)
         else:
             logger.error("%s did not restart", self.name, exc_info=call.error)
@@ -230,30 +230,11 @@ class ThreadCell(Cell):
             self._thread = None
         if self._thread is None:
             self._thread = _Thread(self)
-        is_given = self.generation == 0 and self.actor is not None
-        self.generation += 1
-        return self._post(_Call(self._make_actor, (is_given,), tell))
+        return self._post(_Call(self._make_actor, (self._next_generation(),), tell))
 
-    def _make_actor(self, is_given: bool) -> None:
-        if not is_given:
-            args, kwargs = self.recipe
-            actor = self.actor_class.__new__(self.actor_class, *args, **kwargs)
-            actor._slot = self
-            self.actor = actor
-            actor.__init__(*args, **kwargs)  # type: ignore[misc]
-        assert self.actor is not None
-        if self._has_saved:
-            self.actor.restore(self._saved)
-        LOCAL.actor = self.actor
-        self.actor.on_start()
-
-    def _begin(self, call: _Call) -> None:
-        self._bind_handlers()
-        self.state = "running"
-        self._be_new()
-        self.suspended = self._has_stopped = False
-        self._leave(iter(call.sent))
-        self.notify()
+    def _begin(self, sent: list[Effect]) -> None:
+        self._has_stopped = False
+        super()._begin(sent)
 
     # -- mail ----------------------------------------------------------------------------
 
