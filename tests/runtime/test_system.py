@@ -53,6 +53,7 @@ async def test_closing_drains_and_a_deadline_bounds_it(book: Book) -> None:
         for n in range(10):
             ref.tell(Note(n))
         held = ref.ask(Hold(1), block=False)
+        await book.begun.wait()
     assert book.notes == [*range(10), ("begun", 1), "stopped Recorder"]
     with pytest.raises(Dead):
         await held
