@@ -86,6 +86,6 @@ def test_a_kitchen_comes_back(simulate: Simulate) -> None:
     simulate(a_fire)
 
 
-if __name__ == "__main__":  # without pytest: one seed, and what happened
+if __name__ == "__main__":  # as a script: one seed, and what happened
     run = run_simulation(five_soups, seed=6, faults=FAULTS)
     print(*run.trace, sep="\n")

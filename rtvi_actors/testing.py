@@ -28,7 +28,7 @@ memory: ``open_session(bot, transport, system=world.system)``. What is real is n
 time of day, ``uuid4``, and the order of the user's own sets remain. A story that waits for what cannot happen any more
 raises `Stalled`, which says who waits, and where.
 
-Without pytest: `run_simulation` for one seed, `try_simulation` to look at a run whatever came of it.
+Without the fixture: `run_simulation` for one seed, `try_simulation` to look at a run whatever came of it.
 """
 
 from __future__ import annotations
