@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
+import anyio
 import trio.testing
 
 import rtvi_actors as rtvi
@@ -15,7 +16,7 @@ from rtvi_actors.runtime.system import ActorSystem
 from rtvi_actors.streams import ServerAudio, ServerText, WireOut
 from rtvi_actors.transports import memory
 
-__all__ = ["READY", "Call", "Frame", "Wire", "calling", "message", "of_type", "types", "virtual_time"]
+__all__ = ["READY", "Call", "Frame", "Stuck", "Wire", "calling", "message", "of_type", "stuck", "types", "virtual_time"]
 
 Wire: TypeAlias = dict[str, Any]
 Frame: TypeAlias = frames.BotFrame
@@ -141,3 +142,20 @@ async def calling(
             await call.ready()
         yield call
         assert session.statistics().conservation.holds
+
+
+class Stuck(rtvi.Concern):
+    """A custom actor whose handler waits as long as it is told to."""
+
+    def __init__(self, gate: anyio.Event) -> None:
+        super().__init__(gate)
+        self._gate = gate
+
+    async def on_received(self, message: rtvi.Received) -> None:
+        await self._gate.wait()
+        self.release(message, frames.ClientMessage(message.id, message.type))
+
+
+def stuck(gate: anyio.Event) -> tuple[rtvi.CustomActor, ...]:
+    """It serves the type ``stick``."""
+    return (rtvi.CustomActor("stuck", Stuck, (gate,), routes=("stick",)),)

@@ -14,7 +14,7 @@ from rtvi_actors import frames
 from rtvi_actors.runtime.groups import GroupSpec
 from rtvi_actors.session import BACK, CHILDREN, LINKS, ROUTES
 from rtvi_actors.transports import memory
-from tests.session_kit import Call, Frame, calling, message, of_type, texts, types, virtual_time
+from tests.session_kit import Call, Frame, Stuck, calling, message, of_type, stuck, texts, types, virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -45,22 +45,6 @@ class Recorder(rtvi.Bot):
 
     async def on_disconnect(self, reason: str) -> None:
         self.reasons.append(reason)
-
-
-class Stuck(rtvi.Concern):
-    """A custom actor whose handler waits as long as it is told to."""
-
-    def __init__(self, gate: anyio.Event) -> None:
-        super().__init__(gate)
-        self._gate = gate
-
-    async def on_received(self, message: rtvi.Received) -> None:
-        await self._gate.wait()
-        self.release(message, frames.ClientMessage(message.id, message.type))
-
-
-def stuck(gate: anyio.Event) -> tuple[rtvi.CustomActor, ...]:
-    return (rtvi.CustomActor("stuck", Stuck, (gate,), routes=("stick",)),)
 
 
 async def turns(count: int = 50) -> None:

@@ -20,7 +20,7 @@ from rtvi_actors.runtime.mailbox import Mailbox
 from rtvi_actors.streams import ClientText, ServerText, WireIn, WireOut
 from rtvi_actors.transports import memory
 from rtvi_actors.wire import READ_AHEAD, READ_AHEAD_BYTES, Reader, Writer
-from tests.session_kit import Call, Frame, calling, message, virtual_time
+from tests.session_kit import Call, Frame, calling, message, stuck, virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -466,22 +466,6 @@ class Recorder(rtvi.Bot):
 
     async def on_disconnect(self, reason: str) -> None:
         self.reasons.append(reason)
-
-
-class Stuck(rtvi.Concern):
-    """A custom actor whose handler waits as long as it is told to."""
-
-    def __init__(self, gate: anyio.Event) -> None:
-        super().__init__(gate)
-        self._gate = gate
-
-    async def on_received(self, message: rtvi.Received) -> None:
-        await self._gate.wait()
-        self.release(message, frames.ClientMessage(message.id, message.type))
-
-
-def stuck(gate: anyio.Event) -> tuple[rtvi.CustomActor, ...]:
-    return (rtvi.CustomActor("stuck", Stuck, (gate,), routes=("stick",)),)
 
 
 async def test_the_reader_stops_when_as_many_control_messages_are_open_as_the_credit_says() -> None:
