@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from rtvi_actors.protocol.envelope import Json
-from rtvi_actors.protocol.server import ErrorResponse, ServerResponse
+from rtvi_actors.protocol.server import AnyServerMessage, ErrorResponse, ServerResponse
 from rtvi_actors.protocol.versions import Version
 from rtvi_actors.runtime.actor import current_actor
 from rtvi_actors.runtime.mailbox import register_type
@@ -22,10 +22,15 @@ __all__ = [
     "Answer",
     "AnswerReady",
     "BotReady",
+    "ByVersion",
+    "CallClient",
+    "CallsExpire",
+    "CommitExpired",
     "DeferExpired",
     "EndSession",
     "Expire",
     "FlushAudio",
+    "Heard",
     "HoldExpired",
     "Injected",
     "Negotiated",
@@ -37,8 +42,10 @@ __all__ = [
     "Received",
     "ReceivedPcm",
     "Release",
+    "ReleaseTexts",
     "SetClientReady",
     "Tick",
+    "TurnCommitted",
 ]
 
 AUDIO: Final = "audio"
@@ -117,7 +124,9 @@ class Release(Struct, frozen=True, tag=True):
     """Number `seq` is done. `frames` are encoded for the bot already: the door forwards what it need not read."""
 
     seq: int
-    outcome: Outcome
+    outcome: Outcome | None
+    """`None`: it holds up nobody behind it any more, but has not ended. More of it follows, whenever, the last with an
+    outcome."""
     frames: tuple[bytes, ...] = ()
     id: str = ""
     """The client message's id, for the error should this be lost."""
@@ -157,13 +166,49 @@ class AnswerReady(Struct, frozen=True, tag=True):
     about: Json | None = None
 
 
-# -- text, requests ------------------------------------------------------------------
+# -- text ----------------------------------------------------------------------------
 
 
 class OutputConfigured(Struct, frozen=True, tag=True):
     """Flows back from the bot: what its TTS switch is now."""
 
     skip_tts: bool | None
+
+
+class TurnCommitted(Struct, frozen=True, tag=True):
+    """Flows back from the bot: the turn that the interruption `token` ended is in the context, as far as it was said.
+
+    What the user typed over it may be appended now."""
+
+    token: int = 0
+    """0: whichever is waited for."""
+
+
+class CommitExpired(Struct, frozen=True, tag=True):
+    """To text itself: the interruption `token` has been waited for long enough."""
+
+    token: int
+
+
+class ReleaseTexts(Struct, frozen=True, tag=True):
+    """session → text: the session ends, so no text waits any more."""
+
+
+# -- tools ---------------------------------------------------------------------------
+
+
+class CallClient(Struct, frozen=True, tag=True):
+    """Flows back from the bot: the client is asked to run a function, and the ledger has the call."""
+
+    due_s: float
+    """The system's clock."""
+
+
+class CallsExpire(Struct, frozen=True, tag=True):
+    """To tools itself: an open call may be due."""
+
+
+# -- requests ------------------------------------------------------------------------
 
 
 class Answer(Struct, frozen=True, tag=True):
@@ -197,6 +242,24 @@ class PlayAudio(Struct, frozen=True, tag=True):
 
 class FlushAudio(Struct, frozen=True, tag=True):
     """playout → outbound: audio that has not left yet is void."""
+
+
+class ByVersion(Struct, frozen=True, tag=True):
+    """→ outbound: a message for clients of at least `floor`, and what the others get, if anything."""
+
+    floor: Version
+    message: AnyServerMessage
+    otherwise: AnyServerMessage | None = None
+
+
+class Heard(Struct, frozen=True, tag=True):
+    """audio, playout → levels: sound to measure. Only sent while somebody wants to know."""
+
+    side: Literal["user", "bot"]
+    audio: bytes
+    """PCM16, whole frames."""
+    sample_rate: int
+    num_channels: int
 
 
 class HoldExpired(Struct, frozen=True, tag=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType, field
 
@@ -18,15 +18,26 @@ from rtvi_actors.protocol.versions import Version
 __all__ = [
     "CLIENT",
     "AboutClient",
+    "AppendToContext",
     "ClientMessage",
     "ClientPayload",
     "ClientReady",
     "ClientRow",
     "DisconnectBot",
+    "Dtmf",
+    "DtmfButton",
+    "File",
+    "FileSource",
     "FunctionCallResult",
     "RawAudio",
+    "SendFile",
+    "SendFileOptions",
     "SendText",
     "SendTextOptions",
+    "UICancelJobGroup",
+    "UICancelTask",
+    "UIEvent",
+    "UISnapshot",
 ]
 
 
@@ -80,6 +91,91 @@ class SendText(ClientPayload, frozen=True):
     options: SendTextOptions | None = None
 
 
+class FileSource(ClientPayload, frozen=True):
+    """Where a file is: in the message, or behind a URL. Bytes count where both are there, whatever `type` says
+    (pipecat-ai 1.14.0, observed). The contents are checked by `files`."""
+
+    type: Literal["bytes", "url"] | UnsetType = UNSET
+    bytes: str | UnsetType = UNSET
+    """Base64, or a data URL."""
+    url: str | UnsetType = UNSET
+    width: int | None = None
+    """Pixels, of an image; unchecked, as `height` is."""
+    height: int | None = None
+
+
+class File(ClientPayload, frozen=True):
+    """A file as the client names it: what an upload has given back, too."""
+
+    format: str
+    """MIME type."""
+    source: FileSource
+    name: str | None = None
+
+
+class SendFileOptions(ClientPayload, frozen=True):
+    """How to take a send-file."""
+
+    run_immediately: bool = True
+    audio_response: bool = True
+    custom_options: Json | None = None
+    """A JSON object, for the application."""
+
+
+class SendFile(ClientPayload, frozen=True):
+    """send-file: the user's turn, with a file."""
+
+    content: str
+    file: File
+    options: SendFileOptions | None = None
+
+
+class AppendToContext(ClientPayload, frozen=True):
+    """append-to-context: deprecated by 1.1, and still what client-js sends for `appendToContext`."""
+
+    role: str
+    content: Json
+    """Text, or parts as an LLM's API has them."""
+    run_immediately: bool = False
+
+
+DtmfButton: TypeAlias = Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "*", "#"]
+
+
+class Dtmf(ClientPayload, frozen=True):
+    """dtmf: keys of a telephone, in order. Protocol 2.0 has one of them, as `button`."""
+
+    buttons: tuple[DtmfButton, ...] | UnsetType = UNSET
+    button: DtmfButton | UnsetType = UNSET
+
+
+class UIEvent(ClientPayload, frozen=True):
+    """ui-event: something happened in the client's page."""
+
+    event: str
+    payload: Json | None = None
+
+
+class UISnapshot(ClientPayload, frozen=True):
+    """ui-snapshot: the page as an accessibility tree, whole each time. `ui` reads it."""
+
+    tree: Json
+
+
+class UICancelJobGroup(ClientPayload, frozen=True):
+    """ui-cancel-job-group: the user wants no more of it."""
+
+    job_id: str
+    reason: str | None = None
+
+
+class UICancelTask(ClientPayload, frozen=True):
+    """ui-cancel-task: the same, as protocol 1.3 named it."""
+
+    task_id: str
+    reason: str | None = None
+
+
 class RawAudio(ClientPayload, frozen=True):
     """raw-audio and raw-audio-batch: one shape, for their names mean nothing (pipecat-ai 1.14.0, observed).
 
@@ -104,7 +200,7 @@ class FunctionCallResult(ClientPayload, frozen=True):
     arguments: Json
     """A JSON object."""
     result: Json
-    """A JSON object or text, nothing else (pipecat-ai 1.14.0, observed)."""
+    """Whatever the function returned: client-js 1.13.1 sends it as it is, null aside."""
 
 
 class ClientRow(Struct, frozen=True):
@@ -127,9 +223,14 @@ CLIENT: Final[Mapping[str, ClientRow]] = MappingProxyType(
         "send-text": ClientRow(SendText, (1, 1, 0)),
         "raw-audio": ClientRow(RawAudio, (0, 3, 0)),
         "raw-audio-batch": ClientRow(RawAudio, (0, 3, 0)),
-        "llm-function-call-result": ClientRow(
-            FunctionCallResult, (0, 1, 0), kinds={"arguments": ("object",), "result": ("object", "string")}
-        ),
+        "llm-function-call-result": ClientRow(FunctionCallResult, (0, 1, 0), kinds={"arguments": ("object",)}),
+        "send-file": ClientRow(SendFile, (2, 2, 0)),
+        "append-to-context": ClientRow(AppendToContext, (1, 0, 0)),
+        "dtmf": ClientRow(Dtmf, (2, 0, 0)),
+        "ui-event": ClientRow(UIEvent, (1, 3, 0)),
+        "ui-snapshot": ClientRow(UISnapshot, (1, 3, 0), kinds={"tree": ("object",)}),
+        "ui-cancel-job-group": ClientRow(UICancelJobGroup, (1, 4, 0)),
+        "ui-cancel-task": ClientRow(UICancelTask, (1, 3, 0)),
     }
 )
 """Wire type → row. A type that is not here is answered with `UnsupportedType`."""

@@ -19,10 +19,12 @@ from rtvi_actors.errors import InvalidData, InvalidEnvelope, NotJson, NotRtvi
 from rtvi_actors.protocol.client import CLIENT, AboutClient, ClientRow
 from rtvi_actors.protocol.envelope import LABEL, Envelope, Json
 from rtvi_actors.protocol.server import AnyServerMessage, ServerMessage
+from rtvi_actors.protocol.ui import Snapshot, WireSnapshot, check_tree, whole_snapshot
 from rtvi_actors.protocol.versions import UNKNOWN
 
 __all__ = [
     "MAX_DEPTH",
+    "check_snapshot",
     "decode_about",
     "decode_data",
     "decode_envelope",
@@ -31,6 +33,7 @@ __all__ = [
     "decode_server",
     "encode_server",
     "from_json",
+    "read_snapshot",
     "to_json",
 ]
 
@@ -203,7 +206,7 @@ class _Decoder:
     """The decoder of one payload Struct.
 
     `Json` fields are read as `Raw`, by a twin of the Struct that has that in their place: their text is kept as the
-    client wrote it, and is not decoded to be encoded again.
+    client wrote it, and is not decoded to be encoded again. Those of Structs within it come out equal as values.
     """
 
     def __init__(self, struct: type[Struct]) -> None:
@@ -211,7 +214,7 @@ class _Decoder:
         self.json_fields = _json_fields(struct)
         names = struct.__struct_fields__
         self.json_at = [(names.index(name), default) for name, default in self.json_fields.items()]
-        self.decoder = msgspec.json.Decoder(_twin(struct) if self.json_fields else struct)
+        self.decoder = msgspec.json.Decoder(_twin(struct) if self.json_fields else struct, dec_hook=_reencode)
 
     def decode(self, raw: bytes) -> Struct:
         value: Struct = self.decoder.decode(raw)
@@ -365,6 +368,37 @@ def from_json(value: Json, type: Any = Any) -> Any:  # noqa: A002  as in msgspec
         return _ANY.decode(value.raw) if type is Any else msgspec.json.decode(value.raw, type=type)
     except RecursionError as error:
         raise msgspec.DecodeError("nested too deeply") from error
+
+
+_SNAPSHOT = msgspec.json.Decoder(WireSnapshot)
+
+
+def read_snapshot(value: Json) -> Snapshot:
+    """A ui-snapshot's `tree`, typed. Raises `msgspec.DecodeError`, for one beyond its bounds, too."""
+    try:
+        shape = _SNAPSHOT.decode(value.raw)
+    except RecursionError as error:
+        raise msgspec.DecodeError("nested too deeply - at `$.root`") from error
+    check_tree(shape.root)
+    return whole_snapshot(shape, from_json(value))
+
+
+def check_snapshot(value: Json, reply_id: str) -> None:
+    """Whether `read_snapshot` will read it, at a fraction of the cost. Raises `InvalidData`, whose field is under
+    ``data.tree``."""
+    try:
+        check_tree(_SNAPSHOT.decode(value.raw).root)
+        from_json(value)  # what is not in the shape could hold a number that no float does
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidData(_tree_field(str(error)), reply_id=reply_id, detail=str(error)) from None
+
+
+def _tree_field(text: str) -> str:
+    """Far down in a tree the way to the node is left out: it would be as long as the tree is deep."""
+    return _FAR_DOWN.sub(".children[...]", _field(text)).replace("data", "data.tree", 1)
+
+
+_FAR_DOWN: Final = re.compile(r"(?:\.children\[\d+\]){9,}")
 
 
 _SCALARS: Final = frozenset({str, int, bool, type(None)})

@@ -1,7 +1,8 @@
 """Server → client messages (PROTOCOL.md 1.4). Each Struct *is* the wire message: one encoder call writes it whole.
 
 A message type is one Struct, with the protocol version that brought it in `since`. Optional fields are left out when
-`UNSET`; a field is never null, except inside `Json`. What a client's version changes is in `SHAPES`, and nowhere else.
+`UNSET`; a field is never null, except inside `Json`. Clients ignore types that they do not know, so a type goes to
+every version, as pipecat-ai 1.14.0 does it, but for those with `gated`. What else a version changes is in `SHAPES`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 from msgspec import UNSET, Struct, UnsetType
 
 from rtvi_actors.protocol.envelope import Json
+from rtvi_actors.protocol.ui import JobEvent
 from rtvi_actors.protocol.versions import Version, at_least, is_v1
 
 __all__ = [
@@ -20,7 +22,12 @@ __all__ = [
     "SHAPES",
     "AnyServerMessage",
     "ApplicationMessage",
+    "BotAudioLevel",
     "BotInterrupted",
+    "BotLlmMarker",
+    "BotLlmMarkerData",
+    "BotLlmSearchResponse",
+    "BotLlmSearchResponseData",
     "BotLlmStarted",
     "BotLlmStopped",
     "BotLlmText",
@@ -31,6 +38,8 @@ __all__ = [
     "BotStartedSpeaking",
     "BotStoppedSpeaking",
     "BotTranscription",
+    "BotTtsAudio",
+    "BotTtsAudioData",
     "BotTtsStarted",
     "BotTtsStopped",
     "BotTtsText",
@@ -47,18 +56,42 @@ __all__ = [
     "FunctionCallStopped",
     "FunctionCallStoppedData",
     "InputType",
+    "LevelData",
+    "LlmRawText",
+    "Metrics",
+    "MetricsData",
+    "ProcessorValue",
+    "SearchOrigin",
+    "SearchResult",
     "ServerMessage",
     "ServerResponse",
     "ServerResponseData",
     "SpokenProgress",
     "SpokenStatus",
+    "SttRawText",
+    "SttSeconds",
+    "SttUsage",
+    "SystemLog",
     "TextData",
+    "TimeToFirstAnswerToken",
+    "TimeToFirstAudio",
+    "TokenUsage",
+    "TtsRawText",
+    "UICommand",
+    "UICommandData",
+    "UIJobGroup",
+    "UserAudioLevel",
     "UserInput",
     "UserInputData",
+    "UserLlmText",
+    "UserMuteStarted",
+    "UserMuteStopped",
     "UserStartedSpeaking",
     "UserStoppedSpeaking",
     "UserTranscription",
     "UserTranscriptionData",
+    "VadUserStartedSpeaking",
+    "VadUserStoppedSpeaking",
     "shape",
 ]
 
@@ -68,6 +101,8 @@ class ServerMessage(Struct, frozen=True, kw_only=True, tag_field="type"):
 
     since: ClassVar[Version] = (0, 1, 0)
     """The protocol version that brought the message (PROTOCOL.md 1.2)."""
+    gated: ClassVar[bool] = False
+    """Whether clients below `since` get none, nor one whose version is not known."""
 
     label: Literal["rtvi-ai"] = "rtvi-ai"
 
@@ -158,12 +193,45 @@ class UserStoppedSpeaking(ServerMessage, frozen=True, kw_only=True, tag="user-st
     """The user's turn ended."""
 
 
+class VadUserStartedSpeaking(ServerMessage, frozen=True, kw_only=True, tag="vad-user-started-speaking"):
+    """Voice activity began: raw, before it is known to be a turn."""
+
+    since: ClassVar[Version] = (2, 0, 0)
+
+
+class VadUserStoppedSpeaking(ServerMessage, frozen=True, kw_only=True, tag="vad-user-stopped-speaking"):
+    """Voice activity ended."""
+
+    since: ClassVar[Version] = (2, 0, 0)
+
+
+class UserMuteStarted(ServerMessage, frozen=True, kw_only=True, tag="user-mute-started"):
+    """The bot no longer listens to the user."""
+
+    since: ClassVar[Version] = (1, 2, 0)
+
+
+class UserMuteStopped(ServerMessage, frozen=True, kw_only=True, tag="user-mute-stopped"):
+    """The bot listens again."""
+
+    since: ClassVar[Version] = (1, 2, 0)
+
+
 class UserTranscriptionData(Struct, frozen=True):
     text: str
     user_id: str
     timestamp: str
     """ISO 8601."""
     final: bool
+
+
+class SttRawText(ServerMessage, frozen=True, kw_only=True, tag="stt-raw-text"):
+    """What speech recognition returned, as it returned it."""
+
+    since: ClassVar[Version] = (2, 2, 0)
+    gated: ClassVar[bool] = True
+
+    data: UserTranscriptionData
 
 
 class UserTranscription(ServerMessage, frozen=True, kw_only=True, tag="user-transcription"):
@@ -194,11 +262,30 @@ class UserInput(ServerMessage, frozen=True, kw_only=True, tag="user-input"):
     data: UserInputData
 
 
-# -- the bot -------------------------------------------------------------------
-
-
 class TextData(Struct, frozen=True):
     text: str
+
+
+class UserLlmText(ServerMessage, frozen=True, kw_only=True, tag="user-llm-text"):
+    """What the user said, as the model gets it: the last message of its context."""
+
+    data: TextData
+
+
+class LevelData(Struct, frozen=True):
+    value: float
+    """0 (silence) to 1."""
+
+
+class UserAudioLevel(ServerMessage, frozen=True, kw_only=True, tag="user-audio-level"):
+    """How loud the user is."""
+
+    since: ClassVar[Version] = (1, 1, 0)
+
+    data: LevelData
+
+
+# -- the bot -------------------------------------------------------------------
 
 
 class BotStartedSpeaking(ServerMessage, frozen=True, kw_only=True, tag="bot-started-speaking"):
@@ -225,6 +312,58 @@ class BotLlmText(ServerMessage, frozen=True, kw_only=True, tag="bot-llm-text"):
     data: TextData
 
 
+class LlmRawText(ServerMessage, frozen=True, kw_only=True, tag="llm-raw-text"):
+    """A piece of the response, before anything made of it is shown."""
+
+    since: ClassVar[Version] = (2, 2, 0)
+    gated: ClassVar[bool] = True
+
+    data: TextData
+
+
+class BotLlmMarkerData(Struct, frozen=True):
+    text: str
+    """The marker; empty where there was none."""
+    raw: str = ""
+    """The response that it was found in."""
+    kind: str | UnsetType = UNSET
+    markers: tuple[str, ...] = ()
+    """Those that were looked for."""
+
+
+class BotLlmMarker(ServerMessage, frozen=True, kw_only=True, tag="bot-llm-marker"):
+    """The model marked its response, such as a turn as complete. For evaluation."""
+
+    since: ClassVar[Version] = (2, 2, 0)
+
+    data: BotLlmMarkerData
+
+
+class SearchResult(Struct, frozen=True):
+    text: str
+    confidence: tuple[float, ...] = ()
+
+
+class SearchOrigin(Struct, frozen=True):
+    site_uri: str | UnsetType = UNSET
+    site_title: str | UnsetType = UNSET
+    results: tuple[SearchResult, ...] = ()
+
+
+class BotLlmSearchResponseData(Struct, frozen=True):
+    search_result: str | UnsetType = UNSET
+    rendered_content: str | UnsetType = UNSET
+    origins: tuple[SearchOrigin, ...] = ()
+
+
+class BotLlmSearchResponse(ServerMessage, frozen=True, kw_only=True, tag="bot-llm-search-response"):
+    """What a grounded model found on the web, and where."""
+
+    since: ClassVar[Version] = (0, 3, 0)
+
+    data: BotLlmSearchResponseData
+
+
 class BotLlmStopped(ServerMessage, frozen=True, kw_only=True, tag="bot-llm-stopped"):
     """The response ended, or was cut."""
 
@@ -237,6 +376,39 @@ class BotTtsText(ServerMessage, frozen=True, kw_only=True, tag="bot-tts-text"):
     """A piece of text as synthesised."""
 
     data: TextData
+
+
+class TtsRawText(ServerMessage, frozen=True, kw_only=True, tag="tts-raw-text"):
+    """A piece of text as synthesis was given it."""
+
+    since: ClassVar[Version] = (2, 2, 0)
+    gated: ClassVar[bool] = True
+
+    data: TextData
+
+
+class BotTtsAudioData(Struct, frozen=True):
+    audio: str
+    """Base64 of PCM16."""
+    sample_rate: int
+    """Hz."""
+    num_channels: int
+
+
+class BotTtsAudio(ServerMessage, frozen=True, kw_only=True, tag="bot-tts-audio"):
+    """Bot audio as a message; the WebSocket's JSON dialect has no other way for it."""
+
+    since: ClassVar[Version] = (0, 3, 0)
+
+    data: BotTtsAudioData
+
+
+class BotAudioLevel(ServerMessage, frozen=True, kw_only=True, tag="bot-audio-level"):
+    """How loud the bot is."""
+
+    since: ClassVar[Version] = (1, 1, 0)
+
+    data: LevelData
 
 
 class BotTtsStopped(ServerMessage, frozen=True, kw_only=True, tag="bot-tts-stopped"):
@@ -258,21 +430,21 @@ class SpokenProgress(Struct, frozen=True):
 
 
 class BotOutputData(Struct, frozen=True):
-    """1.x and 2.x fields side by side, as pipecat-ai 1.14.0 sends them; versions differ in which events they get."""
+    """To 2.x clients and unknown ones everything, 1.x fields included, as pipecat-ai 1.14.0 does it: deployed UIs read
+    `aggregated_by` only. To 1.x clients the three fields that 1.x has (deviation D15; pipecat-ai 1.1.0, observed)."""
 
     text: str
-    output_type: str
-    """``sentence``, ``word``, ``code``, … Deployed UIs read its alias `aggregated_by` only."""
-    text_type: str
-    """Alias of `output_type`."""
     aggregated_by: str
-    """Alias of `output_type`."""
-    segment_id: int
-    """1 to 2**31-1: Android parses Int32."""
-    will_be_spoken: bool
-    spoken_status: SpokenStatus
+    """``sentence``, ``word``, ``code``, …"""
     spoken: bool | UnsetType = UNSET
     """Absent from progress events."""
+    output_type: str | UnsetType = UNSET
+    """Alias of `aggregated_by`, as `text_type` is."""
+    text_type: str | UnsetType = UNSET
+    segment_id: int | UnsetType = UNSET
+    """1 to 2**31-1: Android parses Int32."""
+    will_be_spoken: bool | UnsetType = UNSET
+    spoken_status: SpokenStatus | UnsetType = UNSET
     spoken_progress: SpokenProgress | UnsetType = UNSET
     """Absent when nothing will be spoken."""
 
@@ -344,6 +516,111 @@ class FunctionCallStopped(ServerMessage, frozen=True, kw_only=True, tag="llm-fun
     data: FunctionCallStoppedData
 
 
+# -- measurements --------------------------------------------------------------
+
+
+class ProcessorValue(Struct, frozen=True):
+    """A measurement of one processor: seconds, or characters."""
+
+    processor: str
+    value: float | int
+    model: str | UnsetType = UNSET
+
+
+class TimeToFirstAudio(Struct, frozen=True):
+    """Seconds."""
+
+    processor: str
+    ttfa: float
+    ttfb: float
+    leading_silence: float
+
+
+class TimeToFirstAnswerToken(Struct, frozen=True):
+    """Seconds."""
+
+    processor: str
+    ttfat: float
+    ttfb: float
+    thinking_time: float
+
+
+class TokenUsage(Struct, frozen=True):
+    """Of one call of a model; the wire names no processor here."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cache_read_input_tokens: int | UnsetType = UNSET
+    cache_creation_input_tokens: int | UnsetType = UNSET
+    reasoning_tokens: int | UnsetType = UNSET
+    input_audio_tokens: int | UnsetType = UNSET
+    output_audio_tokens: int | UnsetType = UNSET
+    cache_read_input_audio_tokens: int | UnsetType = UNSET
+
+
+class SttSeconds(Struct, frozen=True):
+    audio_seconds: float
+
+
+class SttUsage(Struct, frozen=True):
+    processor: str
+    value: SttSeconds
+
+
+class MetricsData(Struct, frozen=True, omit_defaults=True):
+    """What was measured, by kind (PROTOCOL.md 2.6); a kind without any is left out."""
+
+    ttfb: tuple[ProcessorValue, ...] = ()
+    """Seconds to the first byte."""
+    processing: tuple[ProcessorValue, ...] = ()
+    """Seconds."""
+    ttfa: tuple[TimeToFirstAudio, ...] = ()
+    ttfat: tuple[TimeToFirstAnswerToken, ...] = ()
+    tokens: tuple[TokenUsage, ...] = ()
+    characters: tuple[ProcessorValue, ...] = ()
+    """Characters given to synthesis."""
+    stt_usage: tuple[SttUsage, ...] = ()
+
+
+class Metrics(ServerMessage, frozen=True, kw_only=True, tag="metrics"):
+    """Measurements of the bot's services."""
+
+    data: MetricsData
+
+
+class SystemLog(ServerMessage, frozen=True, kw_only=True, tag="system-log"):
+    """A line of the server's log: of this session's alone."""
+
+    since: ClassVar[Version] = (1, 1, 0)
+
+    data: TextData
+
+
+# -- UI workers ----------------------------------------------------------------
+
+
+class UICommandData(Struct, frozen=True):
+    command: str
+    payload: Json | UnsetType = UNSET
+
+
+class UICommand(ServerMessage, frozen=True, kw_only=True, tag="ui-command"):
+    """Have the client's page do something (`ui` has the standard commands)."""
+
+    since: ClassVar[Version] = (1, 3, 0)
+
+    data: UICommandData
+
+
+class UIJobGroup(ServerMessage, frozen=True, kw_only=True, tag="ui-job-group"):
+    """Work in the background: a group of jobs and how far they are (`ui` has its rules)."""
+
+    since: ClassVar[Version] = (1, 4, 0)
+
+    data: JobEvent
+
+
 # -- the tables ----------------------------------------------------------------
 
 AnyServerMessage: TypeAlias = (
@@ -371,6 +648,23 @@ AnyServerMessage: TypeAlias = (
     | FunctionCallStarted
     | FunctionCallInProgress
     | FunctionCallStopped
+    | VadUserStartedSpeaking
+    | VadUserStoppedSpeaking
+    | UserMuteStarted
+    | UserMuteStopped
+    | UserLlmText
+    | SttRawText
+    | LlmRawText
+    | TtsRawText
+    | BotLlmMarker
+    | BotLlmSearchResponse
+    | BotTtsAudio
+    | UserAudioLevel
+    | BotAudioLevel
+    | Metrics
+    | SystemLog
+    | UICommand
+    | UIJobGroup
 )
 """Every message, as a union that msgspec decodes by `type`."""
 
@@ -392,16 +686,18 @@ _BACKCHANNEL_SINCE: Final[Version] = (2, 2, 0)
 
 
 def _shape_bot_output(message: BotOutput, version: Version) -> BotOutput | None:
-    """Which bot-output events a version gets (the table in PROTOCOL.md 1.4).
+    """Which bot-output events a version gets (the table in PROTOCOL.md 1.4), and with which fields.
 
-    A spoken word is for 1.x, which knows no progress; progress, told by having no `spoken`, is for everybody else.
+    Words are for 1.x, which knows no progress; progress, told by having no `spoken`, is for everybody else, and of a
+    segment that is a word or token nothing (pipecat-ai 1.14.0 leaves out its `new`).
     """
     data = message.data
-    if data.output_type == "backchannel" and not at_least(version, _BACKCHANNEL_SINCE):
+    if data.aggregated_by == "backchannel" and not at_least(version, _BACKCHANNEL_SINCE):
         return None
     if is_v1(version):
-        return None if data.spoken is UNSET else message
-    return None if data.spoken is True and data.output_type in _V1_ONLY_TYPES else message
+        legacy = BotOutputData(data.text, data.aggregated_by, data.spoken)
+        return None if data.spoken is UNSET else BotOutput(data=legacy)
+    return None if data.aggregated_by in _V1_ONLY_TYPES else message
 
 
 SHAPES: Final[Mapping[type[ServerMessage], Callable[[Any, Version], ServerMessage | None]]] = MappingProxyType(
@@ -412,5 +708,7 @@ SHAPES: Final[Mapping[type[ServerMessage], Callable[[Any, Version], ServerMessag
 
 def shape(message: ServerMessage, version: Version) -> ServerMessage | None:
     """The message as a client of this version gets it; `None` when it gets none."""
+    if message.gated and not at_least(version, message.since):
+        return None
     shaper = SHAPES.get(type(message))
     return message if shaper is None else shaper(message, version)
