@@ -17,6 +17,7 @@ from rtvi_actors.errors import NotJson, TooLarge
 from rtvi_actors.messages import (
     Answer,
     AnswerReady,
+    ByVersion,
     EndSession,
     FlushAudio,
     HoldExpired,
@@ -28,6 +29,7 @@ from rtvi_actors.protocol.codec import encode_server
 from rtvi_actors.protocol.envelope import Json
 from rtvi_actors.protocol.server import (
     AnyServerMessage,
+    BotAudioLevel,
     BotReady,
     BotReadyData,
     Error,
@@ -35,11 +37,12 @@ from rtvi_actors.protocol.server import (
     ErrorResponseData,
     ServerMessage,
     ServerResponse,
+    UserAudioLevel,
     UserInput,
     UserTranscription,
     shape,
 )
-from rtvi_actors.protocol.versions import UNKNOWN, Version
+from rtvi_actors.protocol.versions import UNKNOWN, Version, at_least
 from rtvi_actors.streams import ServerAudio, ServerText
 
 __all__ = ["COALESCED", "HOLD_S", "Outbound"]
@@ -66,10 +69,13 @@ COALESCED: Final[Mapping[type[ServerMessage], Callable[[Any], str | None]]] = Ma
     {
         UserTranscription: _interim_transcription,
         UserInput: _interim_input,
+        UserAudioLevel: lambda _: "",
+        BotAudioLevel: lambda _: "",
     }
 )
 """What may be left out for a client that is behind → which of its messages a newer one makes worthless: those of the
-same text. `None`: it is final, and leaves like all other messages, or the session closes."""
+same text, or of the same side's level. `None`: it is final, and leaves like all other messages, or the session
+closes."""
 
 
 class Outbound(BuiltIn):
@@ -100,6 +106,12 @@ class Outbound(BuiltIn):
             self._hold(message)
         else:
             self._emit(message)
+
+    def on_by_version(self, message: ByVersion) -> None:
+        if self._holding:
+            self._hold(message)
+        else:
+            self._choose(message)
 
     def on_answer(self, message: Answer) -> None:
         """The first answer to a request leaves; later ones are counted."""
@@ -134,6 +146,11 @@ class Outbound(BuiltIn):
 
     # -- out -------------------------------------------------------------------------------
 
+    def _choose(self, message: ByVersion) -> None:
+        chosen = message.message if at_least(self._version, message.floor) else message.otherwise
+        if chosen is not None:
+            self._emit(chosen)
+
     def _emit(self, message: ServerMessage) -> None:
         shaped = shape(message, self._version)
         if shaped is None:
@@ -162,7 +179,7 @@ class Outbound(BuiltIn):
 
     # -- holding ---------------------------------------------------------------------------
 
-    def _hold(self, message: ServerMessage) -> None:
+    def _hold(self, message: ServerMessage | ByVersion) -> None:
         if not self._outbox.held:
             self.after(HOLD_S, HoldExpired())
         self.later(self._outbox.hold, self.ref.encode(message))
@@ -172,7 +189,11 @@ class Outbound(BuiltIn):
         self.snapshot((self._version, False))
         decode = self.cell.declaration.decode  # type: ignore[union-attr]
         for body in self._outbox.held:
-            self._emit(decode(body))
+            message = decode(body)
+            if isinstance(message, ByVersion):
+                self._choose(message)
+            else:
+                self._emit(message)
         self.later(_clear, self._outbox)
 
 

@@ -5,11 +5,14 @@ import pytest
 import rtvi_actors as rtvi
 from rtvi_actors import outbox
 from rtvi_actors.concerns.outbound import COALESCED
+from rtvi_actors.messages import ByVersion
 from rtvi_actors.protocol.server import (
     SERVER,
     InputType,
+    TextData,
     UserInput,
     UserInputData,
+    UserLlmText,
     UserTranscription,
     UserTranscriptionData,
 )
@@ -45,6 +48,20 @@ async def test_the_version_is_kept_over_a_crash() -> None:
         control.bot_spoken(1)
         outputs = [wire["data"] for wire in await call.heard() if wire["type"] == "bot-output"]
         assert [data.get("spoken") for data in outputs] == [False, True]  # 2.x gets progress, without `spoken`
+
+
+@pytest.mark.parametrize(("version", "gets"), [("1.1.9", "old"), ("1.2.0", "new"), ("2.2.0", "new"), ("0.3.0", "old")])
+@pytest.mark.parametrize("held", [True, False])
+async def test_a_message_by_version_is_what_the_client_knows(version: str, gets: str, held: bool) -> None:
+    async with calling(rtvi.Bot(), ready=False) as call:
+        if not held:
+            await call.ready(version=version)
+        texts = [UserLlmText(data=TextData(text)) for text in ("new", "old")]
+        call.session.actor("outbound").tell(ByVersion((1, 2, 0), *texts))
+        call.session.actor("outbound").tell(ByVersion((9, 0, 0), texts[0]))
+        heard = await call.ready(version=version) if held else []
+        heard += await call.heard()
+        assert [wire["data"]["text"] for wire in heard if wire["type"] == "user-llm-text"] == [gets]
 
 
 def said(final: bool, user_id: str, input_type: InputType = "transcription") -> tuple[UserTranscription, UserInput]:
