@@ -25,9 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from rtvi_actors.client import ConnectionLost, Event, RtviClient
+from rtvi_actors.files import MAX_BYTES as MAX_FILES_BYTES
 from rtvi_actors.inspection import ActorNode
 from rtvi_actors.inspection.text import short_name
+from rtvi_actors.protocol.files import MAX_BYTES as MAX_FILE_BYTES
+from rtvi_actors.protocol.files import FilePolicy
 from rtvi_actors.server import ServerOptions, asgi
+from rtvi_actors.session import SessionOptions
 from rtvi_actors.web.http import ANY_ORIGIN
 
 __all__ = ["app", "load_bot", "main"]
@@ -36,6 +40,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="RTVI for any
 
 MAX_FRAME_BYTES: Final = 4 << 20
 """Above the largest message taken, so that one too large is refused and not the end of the call."""
+FILE_MIB: Final = FilePolicy().max_bytes >> 20
+FILES_MIB: Final = MAX_FILES_BYTES >> 20
 FETCH_TIMEOUT_S: Final = 5.0
 TURN_TIMEOUT_S: Final = 60.0
 SHUTDOWN_S: Final = 5
@@ -64,6 +70,9 @@ def serve(
         typer.Option(help="A name that this server is reached under; repeatable. Addresses and localhost always are."),
     ] = None,
     require_token: Annotated[bool, typer.Option("--require-token", help="Connect only through /start.")] = False,
+    uploads: Annotated[bool, typer.Option(help="Take files at POST /files.")] = True,
+    max_file_mib: Annotated[int, typer.Option(min=1, max=MAX_FILE_BYTES >> 20, help="The largest file.")] = FILE_MIB,
+    max_files_mib: Annotated[int, typer.Option(min=1, help="All files that are kept, together.")] = FILES_MIB,
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
 ) -> None:
     """Serve a bot: web page, RTVI over WebSocket, inspection."""
@@ -75,6 +84,9 @@ def serve(
         require_token=require_token,
         allowed_origins=(ANY_ORIGIN,) if open_origins else tuple(origin or ()),
         allowed_hosts=(host, *(allow_host or ())),
+        uploads=uploads,
+        session=SessionOptions(files=FilePolicy(max_bytes=max_file_mib << 20)),
+        max_files_bytes=max_files_mib << 20,
     )
     config = uvicorn.Config(
         asgi(factory, options=options),

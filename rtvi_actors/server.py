@@ -10,14 +10,23 @@ with the connection: nothing has to be stopped later. To share one system there,
 ``POST /start`` `/connect`  ``{"wsUrl"}``, and ``"token"`` where tokens are required (PROTOCOL.md 3.1)
 ``GET /status`` `/healthz`  ready, transports; sessions open
 ``WS /ws`` `/ws-client`     RTVI, both dialects
+``POST /files``             an upload; answers the File for a `send-file` (web/uploads.py)
+``POST /sessions/ID/files`` the same, for that session alone, and gone with it
 ``GET /inspect``            every actor, as a tree
 ``POST /inspect/NAME/kill`` crash one, and see it come back (`demo` only)
 =========================== =========================================================================================
+
+**Uploads.** `/start` cannot say where to (websocket-transport 1.7.1 refuses keys that it does not know): it is
+``/files``, beside `/start`, for whoever may start. Where tokens are required, an upload shows one, as ``Bearer`` or as
+``?token=``: from `/start` until the session ends that it opens, and an upload does not use it up. ID is such a token,
+also before its session is there; or, where none are required, the id of a session that is open (`Session.id`), which
+its bot may tell its client.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -37,6 +46,7 @@ from starlette.types import Receive, Scope, Send
 
 from rtvi_actors.bot import Bot
 from rtvi_actors.errors import Crash
+from rtvi_actors.files import MAX_BYTES, FileStore
 from rtvi_actors.inspection import tree
 from rtvi_actors.protocol.codec import encode_server
 from rtvi_actors.protocol.server import Error
@@ -49,7 +59,8 @@ from rtvi_actors.transports.asgi import PLAYING_RATE_HZ, WebSocketTransport
 from rtvi_actors.transports.serializers import MAX_IN_BYTES
 from rtvi_actors.web import http
 from rtvi_actors.web.pages import page_routes, prebuilt_routes
-from rtvi_actors.web.tickets import Tickets
+from rtvi_actors.web.tickets import Tickets, session_id_of
+from rtvi_actors.web.uploads import Refused, Uploads
 
 __all__ = ["BotFactory", "ServerOptions", "asgi"]
 
@@ -60,6 +71,8 @@ BotFactory: TypeAlias = Callable[[], Bot]
 
 SOCKET_PATHS: Final = ("/ws", "/ws-client")
 TRANSPORT: Final = "websocket"
+NO_TOKEN: Final = "A token from POST /start is needed, each for one connection"  # noqa: S105
+NO_SESSION: Final = "No session has this id"
 FULL: Final = "This server holds as many sessions as it may; try again later"
 INTERNAL_CLOSE: Final = 1011
 TRY_AGAIN_CLOSE: Final = 1013
@@ -93,6 +106,16 @@ class ServerOptions:
     """The largest message taken from a client."""
     playing_rate_hz: int = PLAYING_RATE_HZ
     """What protobuf clients play."""
+    uploads: bool = True
+    """Whether to take uploads for a bot that takes files (`Bot.accepts_files`), as far as the policy `session.files`
+    takes them: into `session.file_store`, or, where that is `None`, into a store of the server's own."""
+    max_files_bytes: int = MAX_BYTES
+    """All files in that store together: in memory, and those above 1 MiB in the temporary directory, each for an hour
+    at most. A store that you make has more to choose."""
+    max_uploads: int = 8
+    """Uploads at once."""
+    upload_timeout_s: float = 120.0
+    """How long one may take."""
     page: bool = True
     """Whether to serve the pages: ``/`` and ``/client/``."""
     inspect: bool = True
@@ -112,9 +135,17 @@ class _Server:
     def __init__(self, bot_factory: BotFactory, options: ServerOptions) -> None:
         self._bot_factory = bot_factory
         self._options = options
+        self._session_options = _with_store(options)
         self._system = options.system
         self._tickets = Tickets()
-        self._sessions = 0
+        self._sessions: set[str] = set()
+        """The ids of those that are open."""
+        self._uploads = Uploads(
+            self._session_options.file_store if options.uploads and _takes_files(bot_factory) else None,
+            options.session.files,
+            timeout_s=options.upload_timeout_s,
+            max_at_once=options.max_uploads,
+        )
 
     def app(self) -> Starlette:
         origins = self._options.allowed_origins
@@ -135,6 +166,7 @@ class _Server:
         options = self._options
         routes: list[BaseRoute] = [WebSocketRoute(path, _Connect(self)) for path in SOCKET_PATHS]
         routes += [Route(path, self._start, methods=["POST"]) for path in ("/start", "/connect")]
+        routes += [Route(path, self._upload, methods=["POST"]) for path in ("/files", "/sessions/{id}/files")]
         routes += [Route("/status", self._status), Route("/healthz", self._health)]
         if options.inspect:
             routes.append(Route("/inspect", self._inspect))
@@ -170,14 +202,34 @@ class _Server:
             answer["token"] = self._tickets.issue()
         return JSONResponse(answer)
 
+    async def _upload(self, request: Request) -> Response:
+        return await self._uploads.answer(request, lambda: self._admit(request))
+
+    def _admit(self, request: Request) -> str | None:
+        """For which session an upload is; `None`: any. Raises `Refused`."""
+        name = request.path_params.get("id")
+        if name is None:
+            if self._options.require_token and not any(map(self._is_good, _tokens(request))):
+                raise Refused(403, NO_TOKEN)
+            return None
+        if self._is_good(name):
+            return session_id_of(name)
+        if name in self._sessions and not self._options.require_token:
+            return str(name)
+        raise Refused(404, NO_SESSION)
+
+    def _is_good(self, token: str) -> bool:
+        """Whether a token opens a session, or has opened one that is still there."""
+        return self._tickets.holds([token]) or session_id_of(token) in self._sessions
+
     async def _status(self, _request: Request) -> Response:
         return JSONResponse({"status": "ready", "transports": [TRANSPORT]})
 
     async def _health(self, _request: Request) -> Response:
-        return JSONResponse({"status": "ok", "sessions": self._sessions})
+        return JSONResponse({"status": "ok", "sessions": len(self._sessions)})
 
     async def _inspect(self, _request: Request) -> Response:
-        answer = {"demo": self._options.demo, "sessions": self._sessions, "actors": tree(statistics())}
+        answer = {"demo": self._options.demo, "sessions": len(self._sessions), "actors": tree(statistics())}
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=_UNCACHED)
 
     async def _kill(self, request: Request) -> Response:
@@ -198,13 +250,14 @@ class _Server:
 
     @property
     def _full(self) -> bool:
-        return self._sessions >= self._options.max_sessions
+        return len(self._sessions) >= self._options.max_sessions
 
     async def connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection, from handshake to close."""
         tokens = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [])
-        if self._options.require_token and not self._tickets.holds(tokens):
-            refusal = http.error_response(403, "A token from POST /start is needed, each for one connection")
+        token = next((token for token in tokens if self._tickets.holds([token])), None)
+        if self._options.require_token and token is None:
+            refusal = http.error_response(403, NO_TOKEN)
             await http.deny(scope, receive, send, refusal)
             return
         options = self._options
@@ -215,17 +268,20 @@ class _Server:
             await _turn_away(transport)  # its token stays good for another try
             return
         self._tickets.use(tokens)
-        self._sessions += 1
+        session_id = session_id_of(token or secrets.token_hex())
+        self._sessions.add(session_id)
         try:
-            await self._serve(transport)
+            await self._serve(transport, session_id)
         finally:
-            self._sessions -= 1
+            self._sessions.remove(session_id)
 
-    async def _serve(self, transport: WebSocketTransport) -> None:
+    async def _serve(self, transport: WebSocketTransport, session_id: str) -> None:
         try:
             await transport.accept()
             bot = self._bot_factory()
-            async with open_session(bot, transport, options=self._options.session, system=self._system) as session:
+            async with open_session(
+                bot, transport, options=self._session_options, system=self._system, session_id=session_id
+            ) as session:
                 with anyio.move_on_after(self._options.ready_timeout_s):
                     await session.wait_client_ready()
                 if not session.client_is_ready:
@@ -246,6 +302,25 @@ class _Connect:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._server.connect(scope, receive, send)
+
+
+def _takes_files(bot_factory: BotFactory) -> bool:
+    """Of what a function will make, nobody knows."""
+    return bot_factory.accepts_files if isinstance(bot_factory, type) and issubclass(bot_factory, Bot) else True
+
+
+def _with_store(options: ServerOptions) -> SessionOptions:
+    """The sessions' options, with somewhere to put uploads."""
+    if options.session.file_store is not None or not options.uploads:
+        return options.session
+    store = FileStore(max_bytes=options.max_files_bytes)
+    return msgspec.structs.replace(options.session, file_store=store)
+
+
+def _tokens(request: Request) -> list[str]:
+    """What an upload shows."""
+    kind, _, shown = request.headers.get("authorization", "").partition(" ")
+    return [*request.query_params.getlist("token"), *([shown.strip()] if kind.lower() == "bearer" else [])]
 
 
 async def _turn_away(transport: WebSocketTransport) -> None:

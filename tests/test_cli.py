@@ -74,6 +74,20 @@ def test_serve_prints_the_port_it_took_and_answers_there(bot_file: Path) -> None
         assert "rtvi_actors" in httpx.get(address).text
 
 
+def test_uploads_are_taken_as_far_as_the_options_say(tmp_path: Path) -> None:
+    bot_file = tmp_path / "file_bot_for_cli.py"
+    bot_file.write_text(BOT.replace("(rtvi.Bot):", "(rtvi.Bot):\n    accepts_files = True"))
+
+    def upload(address: str, size_bytes: int) -> int:
+        return httpx.post(f"{address}/files", files={"file": ("a.txt", b"x" * size_bytes)}).status_code
+
+    with served(bot_file, "--max-file-mib", "1", "--max-files-mib", "2") as address:
+        sizes_bytes = [(1 << 20) + 1, 1 << 20, 1 << 20, 1]
+        assert [upload(address, size_bytes) for size_bytes in sizes_bytes] == [413, 200, 200, 507]
+    with served(bot_file, "--no-uploads") as address:
+        assert upload(address, 1) == 503
+
+
 def test_chat_reads_lines_from_a_pipe_and_prints_a_turn_a_line(bot_file: Path) -> None:
     with served(bot_file) as address:
         finished = run("chat", address, text="hello\n\nworld")

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import socket as socketlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -15,6 +18,8 @@ from websockets.typing import Origin
 
 import rtvi_actors as rtvi
 from rtvi_actors.client import BotAudio, RtviClient
+from rtvi_actors.files import FileStore
+from rtvi_actors.protocol.files import FilePolicy
 from rtvi_actors.server import SOCKET_PATHS, ServerOptions, asgi
 from rtvi_actors.transports import serializers
 from rtvi_actors.transports.serializers import Dialect
@@ -316,3 +321,177 @@ def test_without_the_demo_option_nothing_can_be_crashed() -> None:
         ready(socket)
         (session,) = httpx.get(f"http://{address}/inspect").json()["actors"]
         assert httpx.post(f"http://{address}/inspect/{session['name']}/audio/kill").status_code == 404
+
+
+# -- uploads -------------------------------------------------------------------
+
+
+class FileBot(EchoBot):
+    """Says what it has been sent."""
+
+    accepts_files = True
+
+    async def on_turn(self, turn: rtvi.LLMMessagesAppend) -> None:
+        async with self.response() as out:
+            for file in turn.files:
+                await out.text(f"{file.name} {file.format} {len(file.data or b'')} {(file.data or b'')[:5].decode()}")
+
+
+@contextmanager
+def with_files(**options: Any) -> Iterator[tuple[str, FileStore]]:
+    store = FileStore()
+    session = rtvi.SessionOptions(file_store=store)
+    with serving(asgi(FileBot, options=ServerOptions(session=session, **options))) as address:
+        yield address, store
+
+
+def upload(url: str, data: bytes = b"hello", **arguments: Any) -> httpx.Response:
+    return httpx.post(url, files={"file": ("notes.txt", data, "text/plain")}, **arguments)
+
+
+def is_alive(address: str) -> bool:
+    """A round trip."""
+    return httpx.get(f"http://{address}/healthz").is_success
+
+
+def send_file(socket: ClientConnection, file: object) -> dict[str, Any]:
+    """Send a file as JSON; the first answer, or the first text of the bot's."""
+    data = {"content": "look", "file": file}
+    socket.send(json.dumps({"label": "rtvi-ai", "type": "send-file", "id": "f", "data": data}))
+    while True:
+        message: dict[str, Any] = json.loads(socket.recv(timeout=10))
+        if message["type"] in ("error-response", "bot-llm-text"):
+            return message
+
+
+@pytest.mark.parametrize("size_bytes", [5, 3_000_000])
+def test_what_is_uploaded_reaches_the_bot_by_a_send_file(size_bytes: int) -> None:
+    data = (b"hello" * size_bytes)[:size_bytes]
+    with with_files() as (address, _), connect(f"ws://{address}/ws") as socket:
+        ready(socket)
+        file = upload(f"http://{address}/files", data).json()
+        for _ in range(2):  # it may be sent again
+            answer = send_file(socket, file)
+            assert (answer["type"], answer["data"]) == (
+                "bot-llm-text",
+                {"text": f"notes.txt text/plain {size_bytes} hello"},
+            )
+
+
+def test_a_session_has_files_of_its_own_which_go_with_it() -> None:
+    with with_files() as (address, store), connect(f"ws://{address}/ws") as other:
+        ready(other)
+        with connect(f"ws://{address}/ws") as socket:
+            ready(socket)
+            names = [actor["name"] for actor in httpx.get(f"http://{address}/inspect").json()["actors"]]
+            file = upload(f"http://{address}/sessions/{names[-1]}/files").json()
+            assert send_file(socket, file)["type"] == "bot-llm-text"
+            assert send_file(other, file)["type"] == "error-response"
+        _until(lambda: is_alive(address) and store.count == 0)
+        assert upload(f"http://{address}/sessions/{names[-1]}/files").status_code == 404
+
+
+def test_an_upload_that_outlasts_its_session_is_not_kept() -> None:
+    with with_files() as (address, store):
+        leave = threading.Event()
+
+        def content() -> Iterator[bytes]:
+            yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n' + b"x" * 500_000
+            assert leave.wait(20)
+            yield b"\r\n--b--\r\n"
+
+        with connect(f"ws://{address}/ws") as socket, ThreadPoolExecutor(1) as pool:
+            ready(socket)
+            (session,) = httpx.get(f"http://{address}/inspect").json()["actors"]
+            kind = {"content-type": "multipart/form-data; boundary=b"}
+            url = f"http://{address}/sessions/{session['name']}/files"
+            answer = pool.submit(httpx.post, url, content=content(), headers=kind, timeout=30)
+            _until(lambda: is_alive(address) and store.held_bytes > 0)
+            socket.close()
+            _until(lambda: httpx.get(f"http://{address}/healthz").json()["sessions"] == 0)
+            leave.set()
+            assert answer.result().status_code == 404
+        assert (store.count, store.held_bytes) == (0, 0)
+
+
+class BrokenBot(FileBot):
+    def on_start(self) -> None:
+        raise ZeroDivisionError
+
+
+def test_files_for_a_session_that_cannot_start_are_not_kept() -> None:
+    store = FileStore()
+    options = ServerOptions(session=rtvi.SessionOptions(file_store=store), require_token=True)
+    with serving(asgi(BrokenBot, options=options)) as address:
+        start = httpx.post(f"http://{address}/start").json()
+        assert upload(f"http://{address}/sessions/{start['token']}/files").status_code == 200
+        with connect(f"{start['wsUrl']}?token={start['token']}") as socket, pytest.raises(ConnectionClosed):
+            socket.recv(timeout=10)
+        _until(lambda: is_alive(address) and store.count == 0)
+
+
+@pytest.mark.parametrize("name", ["x", "session-0000000000000000", "%00", "x" * 5000])
+def test_a_session_that_is_not_there_takes_no_uploads(name: str) -> None:
+    with with_files() as (address, store):
+        answer = upload(f"http://{address}/sessions/{name}/files")
+        assert (answer.status_code, set(answer.json()), store.count) == (404, {"detail", "info"}, 0)
+
+
+def test_a_ticket_uploads_before_and_during_the_session_that_it_opens_and_not_after() -> None:
+    with with_files(require_token=True) as (address, store):
+        start = httpx.post(f"http://{address}/start").json()
+        own = f"http://{address}/sessions/{start['token']}/files"
+        before = upload(own).json()
+        with connect(f"{start['wsUrl']}?token={start['token']}") as socket:
+            ready(socket)
+            for file in (before, upload(own).json()):
+                assert send_file(socket, file)["type"] == "bot-llm-text"
+            (session,) = httpx.get(f"http://{address}/inspect").json()["actors"]
+            assert start["token"] not in session["name"]
+            by_name = upload(f"http://{address}/sessions/{session['name']}/files")
+            assert by_name.status_code == 404, "names are shown to everybody"
+        _until(lambda: is_alive(address) and store.count == 0)
+        assert upload(own).status_code == 404
+
+
+def test_where_tokens_are_required_an_upload_shows_one_and_does_not_use_it_up() -> None:
+    with with_files(require_token=True) as (address, _):
+        start = httpx.post(f"http://{address}/start").json()
+        bearer = {"authorization": f"Bearer {start['token']}"}
+        url = f"http://{address}/files"
+        assert upload(url).status_code == 403
+        assert upload(url, headers={"authorization": "Bearer forged"}).status_code == 403
+        assert upload(url, headers={"authorization": f"Basic {start['token']}"}).status_code == 403
+        assert upload(url, headers=bearer).status_code == 200
+        file = upload(f"{url}?token={start['token']}").json()
+        with connect(f"{start['wsUrl']}?token={start['token']}") as socket:
+            ready(socket)
+            assert upload(url, headers=bearer).status_code == 200
+            assert send_file(socket, file)["type"] == "bot-llm-text"
+        _until(lambda: upload(url, headers=bearer).status_code == 403)
+
+
+def test_another_sites_page_may_upload_only_where_it_is_listed() -> None:
+    with with_files(allowed_origins=("https://app.example",), allowed_hosts=("bot.example",)) as (address, store):
+        url = f"http://{address}/files"
+        assert upload(url, headers={"origin": "https://evil.example"}).status_code == 403
+        assert upload(url, headers={"host": "evil.example"}).status_code == 400
+        assert store.count == 0
+        answer = upload(url, headers={"origin": "https://app.example"})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://app.example")
+
+
+def test_a_bot_that_takes_no_files_has_a_server_that_takes_no_uploads() -> None:
+    with serving(asgi(EchoBot)) as address:
+        assert upload(f"http://{address}/files").status_code == 503
+    with serving(asgi(lambda: FileBot())) as address:  # noqa: PLW0108  nobody knows what a function makes
+        assert upload(f"http://{address}/files").status_code == 200
+
+
+def test_an_upload_may_be_as_large_as_the_policy_says_and_all_together_as_the_server_says() -> None:
+    session = rtvi.SessionOptions(files=FilePolicy(max_bytes=1000))
+    with serving(asgi(FileBot, options=ServerOptions(session=session, max_files_bytes=1500))) as address:
+        url = f"http://{address}/files"
+        assert upload(url, b"x" * 1001).status_code == 413
+        assert upload(url, b"x" * 1000).status_code == 200
+        assert upload(url, b"x" * 1000).status_code == 507

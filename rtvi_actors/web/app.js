@@ -104,6 +104,10 @@ const handlers = {
   "bot-output": (data) => conversation.said(data),
   "bot-tts-audio": (data) => player.play(data),
   "server-message": (data) => note(`server: ${JSON.stringify(data)}`),
+  // This page has no functions, views or jobs of its own: it says what a page that has them would be asked for.
+  "llm-function-call-in-progress": ({ function_name: name, arguments: given = {} }) => name && note(`function ${name} ${JSON.stringify(given)}`),
+  "ui-command": ({ command, payload = null }) => note(`page: ${command} ${JSON.stringify(payload)}`),
+  "ui-job-group": ({ kind, label, job_id: id, workers }) => kind === "group_started" && note(`jobs: ${label ?? id} (${workers})`),
   "error-response": (data) => note(data.error, true),
   error: (data) => {
     note(data.error ?? data.message, true);

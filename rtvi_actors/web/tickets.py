@@ -6,14 +6,22 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from typing import Final
 
-__all__ = ["Tickets"]
+__all__ = ["Tickets", "session_id_of"]
 
 LIFE_S: Final = 300.0
 """pipecat-ai 1.14.0's runner gives its tokens as long (PROTOCOL.md 3.2)."""
 MOST: Final = 10_000
 """Unused tickets kept at once; the oldest goes first."""
+
+
+def session_id_of(token: str) -> str:
+    """The id of the session that a ticket opens: known from the ticket before there is the session, and no way back
+    from it to the ticket, for names are shown to everybody."""
+    digest = sha256(token.encode(errors="surrogatepass")).hexdigest()
+    return f"session-{digest[:16]}"
 
 
 class Tickets:

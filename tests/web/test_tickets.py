@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from rtvi_actors.web.tickets import Tickets
+from rtvi_actors.web.tickets import Tickets, session_id_of
 
 
 class Clock:
@@ -49,3 +49,11 @@ def test_the_oldest_ticket_goes_when_there_are_too_many() -> None:
     assert not tickets.use([first])
     assert tickets.use([second])
     assert tickets.use([third])
+
+
+def test_a_ticket_names_its_session_and_the_name_gives_nothing_away() -> None:
+    first, second = (Tickets().issue() for _ in range(2))
+    assert session_id_of(first) == session_id_of(first) != session_id_of(second)
+    assert session_id_of(first).startswith("session-")
+    assert first not in session_id_of(first)
+    assert session_id_of("\ud800") != session_id_of(""), "whatever a server makes of a path"
