@@ -1,6 +1,7 @@
 """What a case asks of a server: its steps, and whether this server can be asked that.
 
-A step becomes one of five dataclasses, or the case is `Unsupported` with a reason. Nothing here touches a session.
+A step becomes one of the dataclasses of `Step`, or the case is `Unsupported` with a reason. Nothing here touches a
+session. What the frames mean that a case pushes is in pushed.py.
 """
 
 from __future__ import annotations
@@ -10,25 +11,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
 
-from rtvi_actors.protocol.client import CLIENT
-from tests.vectors import values
+from rtvi_actors.reporting import FunctionCallReportLevel, ObserverParams
+from tests.vectors import pushed, values
 
 __all__ = [
     "Act",
+    "Burst",
     "Call",
     "Case",
-    "Configure",
     "FunctionCall",
     "Request",
+    "Say",
     "Send",
+    "SendAudio",
     "Sleep",
     "Step",
     "Unsupported",
     "read",
 ]
 
-LATER = frozenset({"dtmf", "send-file", "ui-cancel-job-group", "ui-event", "ui-snapshot"}) - CLIENT.keys()
-"""Types that the peer serves and this version does not, yet."""
+FIRST_SEGMENT = 1_000_000
+"""The segments that a case's frames name begin here: far from those that the session numbers itself."""
 
 
 class Unsupported(Exception):
@@ -51,10 +54,19 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Configure:
-    """The application's pipeline says whether the LLM's output is spoken."""
+class SendAudio:
+    """The client sends audio, in a binary frame."""
 
-    skip_tts: Any
+    audio: bytes
+    sample_rate: int
+    num_channels: int
+
+
+@dataclass(frozen=True)
+class Say:
+    """The application reports something, or commands it."""
+
+    push: pushed.Push
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class Burst:
     steps: tuple[Step, ...]
 
 
-Step: TypeAlias = Send | Call | Configure | Sleep | Burst
+Step: TypeAlias = Send | SendAudio | Call | Say | Sleep | Burst
 
 
 @dataclass(frozen=True)
@@ -108,8 +120,10 @@ class Case:
     name: str
     steps: tuple[Step, ...]
     handlers: Mapping[str, tuple[Act, ...]] = field(default_factory=dict)
-    observer: bool = False
-    """Whether the peer ran with its observer, which also answers client-ready by itself."""
+    observer: ObserverParams | None = None
+    """Whether the peer ran with its observer, which also answers client-ready by itself, and what that reports."""
+    segments: Mapping[int, str] = field(default_factory=dict)
+    """What the case calls them, by their ids."""
     capabilities: Mapping[str, bool] = field(default_factory=dict)
     """What the peer's transports could do, as bot-ready says it."""
 
@@ -132,8 +146,6 @@ def wire(message: Any) -> bytes:
     if '"$pairs"' in values.dumps(message):
         refuse("a client cannot send keys that are not text: the wire is JSON")
     decoded = values.decode(message)
-    if isinstance(decoded, dict) and isinstance(decoded.get("type"), str) and decoded["type"] in LATER:
-        refuse(f"{decoded['type']} is not served yet")
     return json.dumps(decoded, ensure_ascii=True, allow_nan=True, default=unsendable).encode("ascii")
 
 
@@ -150,33 +162,103 @@ def argument(value: Any) -> Any:
     return values.decode(value)
 
 
-def configure(step: Mapping[str, Any]) -> Step:
-    """A frame that the application's pipeline pushes; of the frames only one means anything without a pipeline."""
-    if step["type"] != "LLMConfigureOutputFrame" or "ref" in step:
-        refuse(f"{step['type']} in a pipeline is not played yet")
-    if (step["at"], step["dir"]) not in (("source", "down"), ("sink", "up")):
-        refuse("a frame that does not pass the peer's processor is about its pipeline")
-    skip_tts = step.get("fields", {}).get("skip_tts")
-    if skip_tts not in (True, False, None) or isinstance(skip_tts, (int, float)) is not isinstance(skip_tts, bool):
+class Reader:
+    """Reads the steps of one case: it knows the frames that the steps before have named."""
+
+    def __init__(self, params: ObserverParams | None, *, output: bool) -> None:
+        self.params = params
+        self.output = output
+        self.named: dict[str, Mapping[str, Any]] = {}
+        """The steps that pushed a frame with a name."""
+        self.ids: dict[str, int] = {}
+        """The segments of the named texts."""
+        self.next_id = FIRST_SEGMENT
+
+    def steps(self, lines: Iterable[Mapping[str, Any]]) -> Iterator[Step]:
+        """The steps, a step that means nothing here as an empty burst. Raises `Unsupported`."""
+        for line in lines:
+            reader = READERS.get(line["op"])
+            yield reader(self, line) if reader else refuse(f"{line['op']} is about the peer's pipeline")
+
+    def frame(self, line: Mapping[str, Any]) -> Step:
+        """A frame is pushed for the first time."""
+        name = line["type"]
+        if not any(name in table for table in (pushed.REPORTS, pushed.COMMANDS, pushed.SILENT, pushed.AUDIO)):
+            refuse(f"{name} means nothing outside the peer's pipeline")
+        if name == "InputTransportMessageFrame" and pushed.Place(line["at"], line["dir"]).passes_processor:
+            return Send(wire(line["fields"]["message"]))
+        segment_id = None
+        if name == "AggregatedTextFrame":
+            segment_id, self.next_id = self.next_id, self.next_id + 1
+        if "ref" in line:
+            self.named[line["ref"]] = line = {**line, "segment_id": segment_id}
+            if segment_id is not None:
+                self.ids[line["ref"]] = segment_id
+        return self.push(line, segment_id, first=True)
+
+    def again(self, line: Mapping[str, Any]) -> Step:
+        """A frame is pushed once more, elsewhere perhaps."""
+        before = self.named.get(line["ref"])
+        if before is None:
+            refuse("a frame is pushed again that was never named")
+        again = {**before, "at": line.get("at", before["at"]), "dir": line.get("dir", before["dir"])}
+        return self.push(again, before["segment_id"], first=False)
+
+    def push(self, line: Mapping[str, Any], segment_id: int | None, *, first: bool) -> Step:
+        """What a push means to an application of ours."""
+        name, place = line["type"], pushed.Place(line.get("at", "stage"), line.get("dir", "both"))
+        if not pushed.heard(name, place, first=first, observer=self.params is not None, output=self.output):
+            return Burst(())
+        fields = self.decode(line.get("fields", {}))
+        if name in pushed.AUDIO:
+            return audio(fields)
+        attrs = self.decode(line.get("attrs", {}))
+        check(name, fields, attrs)
+        source = "output" if name in pushed.SEGMENTS else place.at
+        if name in pushed.COMMANDS and self.params is not None and source in self.params.ignored_sources:
+            refuse("reports have sources, commands have none")
+        return Say(pushed.Push(name, fields, attrs, source, segment_id, line.get("ref")))
+
+    def decode(self, given: Any) -> Any:
+        """Values of a frame; a text that nobody named has no segment of ours."""
+        try:
+            return values.decode(given, self.ids)
+        except KeyError:
+            refuse("a segment is named that is none")
+
+
+def audio(fields: Mapping[str, Any]) -> Step:
+    """Audio that the peer's input transport pushes is what a client of ours sends."""
+    sound, rate, channels = fields["audio"], fields["sample_rate"], fields["num_channels"]
+    if not _is_int(rate) or not _is_int(channels):
+        refuse("a binary frame's rate and channels are integers")
+    return SendAudio(sound.encode("latin-1") if isinstance(sound, str) else sound, rate, channels)
+
+
+def check(name: str, fields: Mapping[str, Any], attrs: Mapping[str, Any]) -> None:
+    """What the peer takes and no argument of ours can be."""
+    if name == "LLMConfigureOutputFrame" and not isinstance(fields.get("skip_tts"), bool | None):
         refuse("our LLMConfigureOutput is typed: skip_tts is true, false or null")
-    return Configure(skip_tts)
+    if name == "ErrorFrame" and not isinstance(attrs.get("fatal", False), bool):
+        refuse("our errors are typed: fatal is true or false")
+    if name == "RTVIServerResponseFrame" and not isinstance(fields["client_msg"]["msg_id"], str):
+        refuse("our ids are text, as the client's are")
 
 
-READERS: Mapping[str, Callable[[Mapping[str, Any]], Step]] = {
-    "msg": lambda step: Send(wire(step["message"])),
-    "call": lambda step: Call(step["method"], tuple(argument(arg) for arg in step.get("args", ()))),
-    "sleep": lambda step: Sleep(step["secs"]),
-    "frame": configure,
-    "burst": lambda step: Burst(tuple(steps(step["steps"]))),
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+READERS: Mapping[str, Callable[[Reader, Mapping[str, Any]], Step]] = {
+    "msg": lambda _, step: Send(wire(step["message"])),
+    "call": lambda _, step: Call(step["method"], tuple(argument(arg) for arg in step.get("args", ()))),
+    "sleep": lambda _, step: Sleep(step["secs"]),
+    "frame": Reader.frame,
+    "broadcast": Reader.frame,
+    "again": Reader.again,
+    "burst": lambda reader, step: Burst(tuple(reader.steps(step["steps"]))),
 }
 """Steps that can be played. The others drive the peer's pipeline."""
-
-
-def steps(lines: Iterable[Mapping[str, Any]]) -> Iterator[Step]:
-    """The steps of a case. Raises `Unsupported`."""
-    for line in lines:
-        reader = READERS.get(line["op"])
-        yield reader(line) if reader else refuse(f"{line['op']} is about the peer's pipeline")
 
 
 # -- the configuration ---------------------------------------------------------
@@ -207,8 +289,54 @@ def capabilities(config: Mapping[str, Any]) -> dict[str, bool]:
     return found
 
 
-PLAYED = {"handlers", "observer", "transport", "output", "output_params", "input_params", "pipeline_params"}
-"""Configuration that is understood. `transport` is for older peers and means nothing to 1.14.0."""
+def upper(text: str, _: str) -> str:
+    """One of the recordings' transforms; so are the next two."""
+    return text.upper()
+
+
+def bracket(text: str, _: str) -> str:
+    """The whole text in brackets."""
+    return f"[{text}]"
+
+
+def failing(text: str, _: str) -> str:
+    """Raises."""
+    raise ValueError("a transform fails")
+
+
+TRANSFORMS = {"bracket": bracket, "failing": failing, "upper": upper}
+
+PARAMS: Mapping[str, Callable[[Any], tuple[str, Any]]] = {
+    "ignore_stage": lambda on: ("ignored_sources", frozenset({"stage"} if on else ())),
+    "skip_aggregator_types": lambda types: ("skip_text_types", frozenset(types or ())),
+    "skip_text_types": lambda types: ("skip_text_types", frozenset(types or ())),
+    "bot_output_transforms": lambda rows: (
+        "bot_output_transforms",
+        tuple((kind, TRANSFORMS[name]) for kind, name in rows or ()),
+    ),
+    "function_call_report_level": lambda levels: (
+        "function_call_report_level",
+        {name: FunctionCallReportLevel(level) for name, level in levels.items()},
+    ),
+}
+"""The observer's parameters that are spelt otherwise; the rest are numbers and booleans."""
+
+
+def observer(config: Mapping[str, Any]) -> ObserverParams | None:
+    """What the peer's observer reports, if there is one. Raises `Unsupported`."""
+    given = config.get("observer")
+    if not isinstance(given, dict):
+        return ObserverParams() if given else None
+    try:
+        fields = dict(PARAMS[name](value) if name in PARAMS else (name, value) for name, value in given.items())
+        return ObserverParams(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        refuse(f"{error}: no parameter of our observer")
+
+
+PLAYED = {"handlers", "observer", "transport", "output", "output_params", "input_params", "pipeline_params", "swallow"}
+"""Configuration that is understood. `transport` is for older peers and means nothing to 1.14.0; what the probes of a
+pipeline `swallow` has no counterpart here."""
 
 
 def read(line: Mapping[str, Any]) -> Case:
@@ -216,14 +344,16 @@ def read(line: Mapping[str, Any]) -> Case:
     config = line.get("config", {})
     for name in config.keys() - PLAYED:
         refuse(f"{name} is about the peer's pipeline")
-    if config.get("observer") not in (None, True, False):
-        refuse("the observer's parameters are not played yet")
-    if "on_ui_message" in config.get("handlers", {}):
-        refuse("UI messages are not served yet")
+    if "EndWorkerFrame" in config.get("swallow", ()):
+        refuse("a session that outlives its end is about the peer's pipeline")
+    params = observer(config)
+    reader = Reader(params, output=bool(config.get("output")))
+    steps = tuple(reader.steps(line["inputs"]))
     return Case(
         line["case"],
-        tuple(steps(line["inputs"])),
+        steps,
         handlers(config),
-        observer=config.get("observer") is True,
+        observer=params,
+        segments={ident: name for name, ident in reader.ids.items()},
         capabilities=capabilities(config),
     )
