@@ -61,7 +61,7 @@ soak: $(VENV)/dev.stamp  ## memory under ten times overload (SECONDS=60 of each 
 
 clean:  ## remove environments, caches and what the tests made
 	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -rf $(E2E)/node_modules $(E2E)/.build $(E2E)/screenshots
+	rm -rf $(E2E)/node_modules $(E2E)/clients/*/node_modules $(E2E)/.build $(E2E)/screenshots
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- environments: a stamp each, made anew when the packaging changes ------------
@@ -84,7 +84,7 @@ $(BENCH_VENV)/bench.stamp: $(PACKAGING) | $(BENCH_VENV)/bin/python
 	$(BENCH_VENV)/bin/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
 
-$(E2E)/node_modules/.stamp: $(E2E)/package.json $(E2E)/package-lock.json
+$(E2E)/node_modules/.stamp: $(E2E)/package.json $(E2E)/package-lock.json $(wildcard $(E2E)/clients/*/package.json)
 	cd $(E2E) && npm ci --silent --no-audit --no-fund
 	@touch $@
 

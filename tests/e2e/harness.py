@@ -35,7 +35,9 @@ def missing() -> list[str]:
     needs = {
         "node": shutil.which("node") is not None,
         "chromium (or CHROMIUM=/its/path)": chromium.exists(),
-        "tests/e2e/node_modules (make makes it, given npm)": (HERE / "node_modules" / "playwright-core").is_dir(),
+        "tests/e2e/node_modules (make makes it, given npm)": all(
+            (HERE / "node_modules" / name).is_dir() for name in ("playwright-core", "@pipecat-ai/client-react")
+        ),
     }
     return [name for name, there in needs.items() if not there]
 
@@ -116,7 +118,7 @@ class Driver:
         stdin.write(json.dumps({"scenario": scenario}) + "\n")
         stdin.flush()
         report = self._answer()
-        assert report["ok"], json.dumps(report, indent=2)
+        assert report["ok"], _brief(report)
         return report
 
     def _answer(self) -> Json:
@@ -135,6 +137,12 @@ class Driver:
     def stop(self) -> None:
         """End of input ends the driver, and Chromium with it."""
         self._process.communicate(timeout=SERVER_STOPS_S)
+
+
+def _brief(report: Json) -> str:
+    """To be read: of what crossed the wire, the types."""
+    wire = {way: " ".join(message["type"] for message in messages) for way, messages in report["wire"].items()}
+    return json.dumps({**report, "wire": wire}, indent=2)
 
 
 def _stdout(process: subprocess.Popen[str]) -> IO[str]:

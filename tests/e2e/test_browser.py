@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.e2e.bot import STORY
 from tests.e2e.harness import Drive, Json, Server
 
 pytestmark = pytest.mark.e2e
@@ -14,7 +15,10 @@ pytestmark = pytest.mark.e2e
 LIMIT_MS = 5_000
 """The client gives a request 10 s; a refusal that took as long as this was no answer but a timeout."""
 
-ROOMS = {"ingress", "handshake", "audio", "text", "requests", "tools", "door", "bot", "observer", "playout", "outbound"}
+ROOMS = {
+    *("ingress", "handshake", "audio", "text", "requests", "tools", "ui", "door"),
+    *("bot", "observer", "playout", "levels", "outbound"),
+}
 """The actors of a session that anyone who looks must find (DESIGN.md 4)."""
 
 CLOSING = ("signaling socket closed unexpectedly", "Fatal error reported. Disconnecting")
@@ -163,6 +167,20 @@ def test_the_page_hears_the_microphone_played_back(drive: Drive) -> None:
     report = drive("demo:speak")
     assert "bot-tts-audio" in report["detail"]["log"]
     assert "heard_bytes" in report["detail"]["heard"]
+    spotless(report)
+
+
+def test_the_page_strikes_out_what_an_interruption_cut_off_and_tells_of_calls_and_errors(drive: Drive) -> None:
+    report = drive("demo:interrupt")
+    detail = report["detail"]
+    story = " ".join(sentence for sentence, _ in STORY)
+    assert detail["said"] == story
+    assert story.endswith(detail["cut"])
+    assert 0 < len(detail["cut"]) < len(story)
+    call, error = detail["notes"]
+    assert call == 'function get_location {"precise":true}'
+    assert error.startswith("Exception processing message: ")
+    assert "secret" not in error
     spotless(report)
 
 

@@ -1,6 +1,6 @@
 // One SDK client and everything it reported, in order. The SDK is used as published: no patch, no private field.
-import { LogLevel, logger, PipecatClient, RTVIEvent } from "@pipecat-ai/client-js";
-import { WavMediaManager, WebSocketTransport } from "@pipecat-ai/websocket-transport";
+// Which of its generations "sdk" is, drive.mjs decides: each has a bundle of its own (clients/*/sdk.js).
+import { LogLevel, logger, PipecatClient, RTVIEvent, WavMediaManager, WebSocketTransport } from "sdk";
 
 logger.setLevel(LogLevel.WARN);
 
@@ -8,7 +8,7 @@ logger.setLevel(LogLevel.WARN);
 const RECORDER_RATE_HZ = 16_000;
 const RECORDER_CHUNK = 512;
 const WAIT_MS = 15_000;
-const NOISE = new Set([RTVIEvent.LocalAudioLevel, RTVIEvent.RemoteAudioLevel, RTVIEvent.Metrics]);
+const NOISE = new Set([RTVIEvent.LocalAudioLevel, RTVIEvent.RemoteAudioLevel]);
 
 // The default media manager fetches code from its vendor's network; this one is in the package (PROTOCOL.md 7).
 // It also keeps the bot's audio as the SDK hands it to its player: PCM16 mono, assumed to be 24 kHz.
@@ -46,11 +46,14 @@ export class Client {
     });
     for (const event of Object.values(RTVIEvent)) {
       if (NOISE.has(event)) continue;
-      this.sdk.on(event, (data) => {
-        this.events.push({ event, data: plain(data) });
-        this.#wake();
-      });
+      this.sdk.on(event, (data) => this.report(event, data));
     }
+  }
+
+  // Something happened, in the SDK or on the page.
+  report(event, data) {
+    this.events.push({ event, data: plain(data) });
+    this.#wake();
   }
 
   // Resolves as soon as `condition` holds; checked at each event and each piece of audio, never by polling.
@@ -86,6 +89,31 @@ export class Client {
     for (const check of [...this.#waiting]) check();
   }
 }
+
+export async function connected(at, options) {
+  const client = new Client(options);
+  const ready = await client.sdk.connect({ wsUrl: at.wsUrl });
+  return { client, ready };
+}
+
+// The SDK lists the devices while it connects, and trips over itself when it is told to disconnect before it has them.
+export async function hangUp(client) {
+  await client.sees("availableMicsUpdated");
+  await client.sdk.disconnect();
+}
+
+// How a promise of the SDK settled, and after how long.
+export async function outcome(promise) {
+  const begun = performance.now();
+  const settled = await promise.then(
+    (value) => ({ resolved: value }),
+    (error) => ({ rejected: error?.data ?? { error: String(error) } }),
+  );
+  return { ...settled, after_ms: Math.round(performance.now() - begun) };
+}
+
+// The names of all events, in order.
+export const names = (client) => client.events.map(({ event }) => event);
 
 // Events carry tracks and errors too: keep what JSON can hold.
 function plain(data) {

@@ -1,31 +1,10 @@
 // What the ecosystem's own client does with a bot, one function a story. Each returns the facts; pytest judges them.
 // `at` is {startUrl, wsUrl}: where the server is.
-import { Client } from "./client.js";
+import { Client, connected, hangUp, names, outcome } from "./client.js";
+import { vocabulary } from "./vocabulary.js";
 
 const PLAYED_RATE_HZ = 24_000;
 const AUDIBLE = 1_000; // of 32,767
-
-async function connected(at, options) {
-  const client = new Client(options);
-  const ready = await client.sdk.connect({ wsUrl: at.wsUrl });
-  return { client, ready };
-}
-
-// The SDK lists the devices while it connects, and trips over itself when it is told to disconnect before it has them.
-async function hangUp(client) {
-  await client.sees("availableMicsUpdated");
-  await client.sdk.disconnect();
-}
-
-// How a promise of the SDK settled, and after how long.
-async function outcome(promise) {
-  const begun = performance.now();
-  const settled = await promise.then(
-    (value) => ({ resolved: value }),
-    (error) => ({ rejected: error?.data ?? { error: String(error) } }),
-  );
-  return { ...settled, after_ms: Math.round(performance.now() - begun) };
-}
 
 // The pitch of a tone: the median distance of its upward zero crossings, which gaps in a recording hardly move.
 function pitchHz(chunks, rateHz) {
@@ -44,21 +23,19 @@ function pitchHz(chunks, rateHz) {
   return rateHz / periods[periods.length >> 1];
 }
 
-const messages = (client) => client.events.map(({ event }) => event);
-
 async function connect_by_start(at) {
   const client = new Client();
   const ready = await client.sdk.startBotAndConnect({ endpoint: at.startUrl });
   const state = client.sdk.state;
   await hangUp(client);
-  return { ready, state, events: messages(client) };
+  return { ready, state, events: names(client) };
 }
 
 async function connect_by_url(at) {
   const { client, ready } = await connected(at);
   const state = client.sdk.state;
   await hangUp(client);
-  return { ready, state, events: messages(client), errors: client.all("error") };
+  return { ready, state, events: names(client), errors: client.all("error") };
 }
 
 async function send_text(at) {
@@ -69,7 +46,7 @@ async function send_text(at) {
   const said = client.all("botLlmText").map(({ text }) => text).join("");
   const output = client.all("botOutput");
   await hangUp(client);
-  return { said, output, events: messages(client) };
+  return { said, output, events: names(client) };
 }
 
 async function texts_in_order(at) {
@@ -80,7 +57,7 @@ async function texts_in_order(at) {
     await client.until(`the answer to ${word}`, () => client.all("botLlmStopped").length > turns);
   }
   await hangUp(client);
-  return { said: client.all("botLlmText").map(({ text }) => text).join(""), events: messages(client) };
+  return { said: client.all("botLlmText").map(({ text }) => text).join(""), events: names(client) };
 }
 
 async function request_answered(at) {
@@ -107,14 +84,14 @@ async function microphone(at) {
   const pitch_hz = Math.round(pitchHz(client.media.heard, PLAYED_RATE_HZ));
   const heard_samples = client.media.samples;
   await hangUp(client);
-  return { report, heard_samples, pitch_hz, events: messages(client) };
+  return { report, heard_samples, pitch_hz, events: names(client) };
 }
 
 async function disconnect_bot(at) {
   const { client } = await connected(at);
   client.sdk.disconnectBot();
   await client.sees("disconnected");
-  return { state: client.sdk.state, events: messages(client) };
+  return { state: client.sdk.state, events: names(client) };
 }
 
 async function five_reconnects(at) {
@@ -159,4 +136,5 @@ window.scenarios = {
   disconnect_bot,
   five_reconnects,
   two_clients,
+  ...vocabulary,
 };

@@ -74,4 +74,31 @@ async function speak(page, server) {
   return { log: await types(page), heard };
 }
 
-export const demo = { type_and_answer, crash_and_go_on, speak };
+// Presses Interrupt in the middle of the bot's first sentence; then makes it ask for what this page does not have, and
+// fail.
+async function interrupt(page, server) {
+  await connected(page, server);
+  await page.fill("#text", "tell");
+  await page.click("#send");
+  const begun = () => {
+    const [done, ahead] = document.querySelectorAll("#conversation .bubble.bot span");
+    return done?.textContent.includes(" ") && ahead.textContent;
+  };
+  await page.waitForFunction(begun, null, WAIT);
+  await page.click("#interrupt");
+  await page.locator("#conversation .cut").first().waitFor(WAIT);
+  await page.locator('#log [data-type="bot-stopped-speaking"]').waitFor(WAIT);
+  const bubble = page.locator("#conversation .bubble.bot").first();
+  const said = await bubble.innerText();
+  const cut = (await bubble.locator(".cut").allInnerTexts()).map((text) => text.trim()).join(" ");
+  await page.fill("#text", "where am I");
+  await page.click("#send");
+  await page.locator("#conversation .bubble.bot", { hasText: "limbo" }).waitFor(WAIT);
+  await page.fill("#text", "break");
+  await page.click("#send");
+  await page.locator("#conversation .note.bad").waitFor(WAIT);
+  await shot(page, "demo-interrupted");
+  return { said, cut, notes: await page.locator("#conversation .note").allInnerTexts() };
+}
+
+export const demo = { type_and_answer, crash_and_go_on, speak, interrupt };

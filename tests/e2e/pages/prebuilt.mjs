@@ -28,6 +28,9 @@ async function talk(page, server) {
   await input.fill("hello there");
   await input.press("Enter");
   await page.getByText("you said: hello there").first().waitFor(WAIT);
+  await input.fill("tell");
+  await input.press("Enter");
+  await page.getByText("Eight nine ten.").first().waitFor(WAIT);
   await page.screenshot({ path: join(HERE, "../screenshots/prebuilt-talking.png") });
   await connect.click();
   await page.locator('[data-slot="connect-button"]:not([data-state="ready"])').waitFor(WAIT);

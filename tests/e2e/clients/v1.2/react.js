@@ -1,0 +1,2 @@
+// What page/react.jsx imports as "sdk-react".
+export * from "@pipecat-ai/client-react";
