@@ -25,6 +25,7 @@ import anyio.lowlevel
 import msgspec
 
 from rtvi_actors import frames
+from rtvi_actors.calls import ClientCalls
 from rtvi_actors.commands import Commands
 from rtvi_actors.concern import reply_to
 from rtvi_actors.declared import EVENTS, Route, check_asynchronous, read_handlers, read_routes
@@ -38,12 +39,10 @@ from rtvi_actors.errors import (
     RequestError,
     quoted,
 )
-from rtvi_actors.ledger import Ledger
-from rtvi_actors.messages import Answer, Ready
+from rtvi_actors.messages import Answer, Ready, TurnCommitted
 from rtvi_actors.protocol import server
 from rtvi_actors.protocol.codec import decode_request, to_json
 from rtvi_actors.resampling import check_rate
-from rtvi_actors.runtime.actor import AnyioActor
 from rtvi_actors.runtime.context import savepoint
 from rtvi_actors.runtime.declare import locals_of_class_statement
 from rtvi_actors.runtime.groups import GroupSpec, Job
@@ -68,7 +67,7 @@ BOT_AUDIO_OVERFLOW: Final = "bot audio overflow"
 # -- the bot -----------------------------------------------------------------------------
 
 
-class Bot(AnyioActor, Commands):
+class Bot(ClientCalls, Commands):
     """Subclass it and override what you need. Handlers run on the session's event loop."""
 
     groups: ClassVar[Mapping[str, GroupSpec]] = {
@@ -86,6 +85,12 @@ class Bot(AnyioActor, Commands):
 
     auto_bot_ready: ClassVar[bool] = True
     """Whether every client-ready is answered with bot-ready at once; otherwise call `set_bot_ready`."""
+    auto_turn_committed: ClassVar[bool] = True
+    """Whether an interrupted turn counts as committed to the context once its handler has ended. Otherwise say so by
+    `turn_committed` after every interruption, also one that found no turn: what the user typed over it waits for that,
+    at most `SessionOptions.commit_timeout_s`."""
+    accepts_files: ClassVar[bool] = False
+    """Whether turns may have `files` (send-file). To a bot that takes none, a client cannot send any."""
     new_turn: ClassVar[Literal["queue", "cancel"]] = "queue"
     """What a turn that comes without interruption does to the running one: wait for it, or cancel it."""
     audio_out_sample_rate: ClassVar[int | None] = None
@@ -94,7 +99,7 @@ class Bot(AnyioActor, Commands):
 
     routes: ClassVar[Mapping[str, Route]] = {}
     handlers: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    audio_is_plain: ClassVar[bool] = False
+    audio_is_plain: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         own = [name for name in dir(cls) if hasattr(inspect.getattr_static(cls, name), "__rtvi__")]
@@ -113,10 +118,6 @@ class Bot(AnyioActor, Commands):
         self._audio_failures = 0
         self._flushed = anyio.Event()
         """Set by the next interruption: whoever waits for audio to play need not any more."""
-
-    @property
-    def ledger(self) -> Ledger:
-        return cast("Ledger", self.cell.context)
 
     @property
     def skip_tts(self) -> bool | None:
@@ -162,6 +163,18 @@ class Bot(AnyioActor, Commands):
 
     async def on_function_call_result(self, result: frames.FunctionCallResult) -> None:
         """A function that ran in the client has returned."""
+
+    async def on_dtmf(self, keys: frames.InputDTMF) -> None:
+        """The client pressed keys of its telephone keypad."""
+
+    async def on_ui_event(self, event: frames.UIEvent) -> None:
+        """Something happened in the client's page."""
+
+    async def on_ui_snapshot(self, snapshot: frames.UISnapshot) -> None:
+        """The client's page, as an accessibility tree. While this runs, newer ones replace those that wait."""
+
+    async def on_ui_cancel_job_group(self, cancel: frames.UICancelJobGroup) -> None:
+        """The user wants no more of a job group."""
 
     async def on_end(self) -> None:
         """The client has asked the bot to end; the session closes when this has returned."""
@@ -226,6 +239,9 @@ class Bot(AnyioActor, Commands):
         check_rate(self.audio_out_sample_rate or 0, self.ledger.playing_rate_hz if self.audio_out_sample_rate else None)
         if self.cell.generation > 1:  # a response of the incarnation before, which nobody ends any more
             self.link("observer").tell(frames.LLMFullResponseEnd(shown=True, if_open=True))
+            self.link("observer").tell(frames.JobsLost())
+            self._cancel_calls("restarted")
+            self.later(self._commit, 0)
         self._event("bot-started")
 
     def on_frame(self, frame: frames.BotFrame) -> None:
@@ -233,8 +249,6 @@ class Bot(AnyioActor, Commands):
         _FRAMES[type(frame)](self, frame)
 
     def _append(self, frame: frames.LLMMessagesAppend) -> None:
-        if frame.msg_id:
-            self._acknowledge(frame)
         if frame.run_llm and self.new_turn == "cancel":
             self.cancel_group("turn")
         try:
@@ -244,12 +258,14 @@ class Bot(AnyioActor, Commands):
                 self.submit("turn", "on_append", frame)
         except Rejected:
             self._refuse(Overloaded("turns", reply_id=frame.msg_id or None))
+        else:
+            if frame.typed and frame.msg_id:
+                self._acknowledge(frame)
 
     def _acknowledge(self, frame: frames.LLMMessagesAppend) -> None:
-        """A typed text has arrived (user-input, 2.2), behind the interruption that it made."""
+        """What the user wrote has arrived, behind the interruption that it made."""
         text = " ".join(message.content for message in frame.messages)
-        data = server.UserInputData(text, "chat", self.ledger.timestamp(), final=True, msg_id=frame.msg_id)
-        self.link("observer").tell(server.UserInput(data=data))
+        self.link("observer").tell(frames.UserText(text, frame.msg_id, self.ledger.timestamp()))
 
     async def _run_turn(self, turn: frames.LLMMessagesAppend, skip_tts: bool | None) -> None:
         """A turn waits for others, while the switch is turned back behind it: it runs with what held when it came."""
@@ -265,22 +281,33 @@ class Bot(AnyioActor, Commands):
 
     def _interrupt(self, frame: frames.Interruption) -> None:
         """Cancel the turn that runs; those that wait are only appended, so that no text is lost."""
-        self.later(self._void_turns, None)
+        self.later(self._void_turns, frame.token)
         self.link("playout").tell(frame)
         self.link("observer").tell(frame)
         self.later(self._release_players, None)
+        self.later(self._interrupt_calls, None)
         self._event("interruption")
 
     def _release_players(self, _: None) -> None:
         flushed, self._flushed = self._flushed, anyio.Event()
         flushed.set()
 
-    def _void_turns(self, _: None) -> None:
+    def _void_turns(self, token: int) -> None:
         group = self.cell.groups["turn"]
         waiting = group.drop_queued()
         for job in waiting:
-            group.submit(Job("on_append", job.arguments[:1]))
+            group.submit(job if job.method == "_committed" else Job("on_append", job.arguments[:1]))
         group.cancel_running()
+        if token and self.auto_turn_committed:
+            self._commit(token)
+
+    def _commit(self, token: int) -> None:
+        """Say that the interrupted turn is committed, once it and what was only to be appended have ended: behind
+        them in their group."""
+        self.cell.groups["turn"].submit(Job("_committed", (token,)))
+
+    async def _committed(self, token: int) -> None:
+        self.link("text").tell(TurnCommitted(token))
 
     def _audio(self, frame: frames.InputAudioRaw) -> None:
         if self.audio_is_plain:
@@ -392,6 +419,23 @@ class Bot(AnyioActor, Commands):
         except Rejected:
             self._refuse(Overloaded("messages", reply_id=frame.msg_id))
 
+    def _function_result(self, frame: frames.FunctionCallResult) -> None:
+        """Of a call that was not made by `call_client`. The client's own word is reported back to it."""
+        self._event("function-call-result", frame)
+        self.link("observer").tell(frames.FunctionCallStopped(frame.function_name, frame.tool_call_id, frame.result))
+
+    def _snapshot(self, frame: frames.UISnapshot) -> None:
+        """Each is the whole page: of those that wait, only the newest is worth a look."""
+        queue = self.cell.groups["hooks"].queue
+        for job in [job for job in queue if job.arguments and isinstance(job.arguments[0], frames.UISnapshot)]:
+            queue.remove(job)
+            self.cell.dropped += 1
+        self._event("ui-snapshot", frame)
+
+    def _disconnected(self, frame: frames.ClientDisconnected) -> None:
+        self._cancel_calls("gone")
+        self._event("disconnect", frame.reason, group="disconnect")
+
     def _end(self, frame: frames.EndTask) -> None:
         self._event("end", group="end")
         self.submit("end", "_ended")
@@ -459,7 +503,12 @@ _FRAMES: Final[Mapping[type[Any], Callable[[Bot, Any], None]]] = {
     frames.LLMMessagesAppend: Bot._append,
     frames.LLMConfigureOutput: Bot._configure,
     frames.Interruption: Bot._interrupt,
-    frames.FunctionCallResult: lambda bot, frame: bot._event("function-call-result", frame),
+    frames.FunctionCallResult: Bot._function_result,
+    frames.ClientCallEnded: Bot._call_ended,
+    frames.InputDTMF: lambda bot, frame: bot._event("dtmf", frame),
+    frames.UIEvent: lambda bot, frame: bot._event("ui-event", frame),
+    frames.UISnapshot: Bot._snapshot,
+    frames.UICancelJobGroup: lambda bot, frame: bot._event("ui-cancel-job-group", frame),
     frames.ClientMessage: Bot._client_message,
     frames.Request: Bot._request,
     frames.RequestExpired: Bot._expired,
@@ -467,7 +516,7 @@ _FRAMES: Final[Mapping[type[Any], Callable[[Bot, Any], None]]] = {
     frames.StartAudio: lambda bot, _: bot._event("start-audio"),
     frames.EndTask: Bot._end,
     frames.ActorGivenUp: lambda bot, frame: bot._event("actor-given-up", frame, group="disconnect"),
-    frames.ClientDisconnected: lambda bot, frame: bot._event("disconnect", frame.reason, group="disconnect"),
+    frames.ClientDisconnected: Bot._disconnected,
 }
 
 

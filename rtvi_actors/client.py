@@ -17,7 +17,7 @@ import asyncio
 import base64
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -38,13 +38,15 @@ from rtvi_actors.transports.serializers import (
     pack_message,
 )
 
-__all__ = ["BotAudio", "ConnectionLost", "Event", "Received", "RequestFailed", "RtviClient"]
+__all__ = ["FUNCTION_CALLS", "BotAudio", "ConnectionLost", "Event", "Received", "RequestFailed", "RtviClient"]
 
 VERSION: Final = "2.2.0"
 READY_TIMEOUT_S: Final = 10.0
 REQUEST_TIMEOUT_S: Final = 10.0
 """client-js's own default."""
 MAX_FRAME_BYTES: Final = 16 << 20
+FUNCTION_CALLS: Final = ("llm-function-call-in-progress", "llm-function-call")
+"""The events that ask the client to run a function, where they name one; the latter before protocol 1.2."""
 CAPACITY: Final = 4096
 """Events that wait for a reader; beyond it the oldest is dropped and counted."""
 
@@ -194,6 +196,55 @@ class RtviClient:
         """What a user types."""
         options = {"run_immediately": run_immediately, "audio_response": audio_response}
         return await self.send("send-text", {"content": content, "options": options})
+
+    async def send_file(
+        self,
+        content: str,
+        file: Mapping[str, Any] | bytes,
+        *,
+        format: str = "application/octet-stream",  # noqa: A002  the wire's word
+        name: str | None = None,
+        run_immediately: bool = True,
+        audio_response: bool = True,
+    ) -> str:
+        """A user's turn with a file: its bytes, or what an upload has answered, which says format and name itself."""
+        if isinstance(file, bytes):
+            source = {"type": "bytes", "bytes": base64.b64encode(file).decode()}
+            file = {"format": format, "source": source} | ({} if name is None else {"name": name})
+        options = {"run_immediately": run_immediately, "audio_response": audio_response}
+        return await self.send("send-file", {"content": content, "file": file, "options": options})
+
+    async def append_to_context(self, role: str, content: Any, *, run_immediately: bool = False) -> str:
+        """A message for the bot's context: text, or parts."""
+        data = {"role": role, "content": content, "run_immediately": run_immediately}
+        return await self.send("append-to-context", data)
+
+    async def send_dtmf(self, buttons: str) -> str:
+        """Keys of a telephone's keypad, in order: ``0123456789*#``."""
+        return await self.send("dtmf", {"buttons": list(buttons)})
+
+    async def answer_function_call(self, call: Event, result: Mapping[str, Any] | str) -> str:
+        """The result of a function that the bot has asked for (`FUNCTION_CALLS`)."""
+        arguments = call.data.get("arguments", call.data.get("args", {}))
+        data = {
+            "function_name": call.data["function_name"],
+            "tool_call_id": call.data["tool_call_id"],
+            "arguments": arguments,
+            "result": result,
+        }
+        return await self.send("llm-function-call-result", data)
+
+    async def ui_event(self, event: str, payload: Any | UnsetType = UNSET) -> str:
+        """Something happened in the page."""
+        return await self.send("ui-event", {"event": event} | ({} if payload is UNSET else {"payload": payload}))
+
+    async def ui_snapshot(self, tree: Mapping[str, Any]) -> str:
+        """The page: ``{"root": {"ref", "role", …}, "captured_at": ms}``."""
+        return await self.send("ui-snapshot", {"tree": tree})
+
+    async def cancel_job_group(self, job_id: str, reason: str | None = None) -> str:
+        """The user wants no more of it."""
+        return await self.send("ui-cancel-job-group", {"job_id": job_id, "reason": reason})
 
     async def message(self, t: str, d: Any | UnsetType = UNSET) -> str:
         """A client-message that expects no answer."""

@@ -1,8 +1,8 @@
-"""What a host says and reports, written once: `Bot` has these methods, and so has `session.control`, for any thread.
+"""What a host says, written once: `Bot` has these methods, and so has `session.control`, for any thread.
 
-A report says what the host's own speech stack did; a command asks for something. Both are messages to actors by
-name, so they are as safe from a foreign thread as `tell` is. What the application hands over as data is encoded here,
-where the error reaches who made it: `NotJson`.
+A command asks for something; a report says what the host's own speech stack did (reports.py). Both are messages to
+actors by name, so they are as safe from a foreign thread as `tell` is. What the application hands over as data is
+encoded here, where the error reaches who made it: `NotJson`.
 """
 
 from __future__ import annotations
@@ -16,27 +16,18 @@ import msgspec
 from rtvi_actors import frames
 from rtvi_actors.errors import quoted
 from rtvi_actors.ledger import Ledger
-from rtvi_actors.messages import BotReady, EndSession, Injected, OutputConfigured, SetClientReady
+from rtvi_actors.messages import BotReady, EndSession, Injected, OutputConfigured, SetClientReady, TurnCommitted
 from rtvi_actors.protocol import server
 from rtvi_actors.protocol.codec import decode_server, to_json
-from rtvi_actors.protocol.envelope import Json
-from rtvi_actors.protocol.segments import MAX_ID
 from rtvi_actors.protocol.server import ServerMessage
+from rtvi_actors.redaction import redact
+from rtvi_actors.reporting import checked_changes
+from rtvi_actors.reports import Reports, checked_flag, checked_object, checked_text
+from rtvi_actors.runtime.context import later
+from rtvi_actors.runtime.mailbox import encode
+from rtvi_actors.ui_commands import UICommands
 
-__all__ = ["Commands"]
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{what} must be text, not {type(value).__name__}")
-    to_json(value)  # a lone surrogate raises NotJson
-    return value
-
-
-def _object(value: object, what: str) -> Json:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{what} must be a mapping, not {type(value).__name__}")
-    return to_json(value)
+__all__ = ["Commands", "Source"]
 
 
 def _server_message(message: Mapping[str, Any]) -> ServerMessage:
@@ -49,15 +40,29 @@ def _server_message(message: Mapping[str, Any]) -> ServerMessage:
         raise ValueError(f"not a {kind} message: {error}") from error
 
 
-class Commands:
-    """Reports and commands. Each raises `Dead` (the bot's) or `SessionClosed` (the control's) when the session is
+class Source(Reports):
+    """One of several sources of reports (`Commands.source`)."""
+
+    def __init__(self, commands: Commands, name: str) -> None:
+        self._commands = commands
+        self._name = name
+
+    def _to(self, name: str, message: Any) -> None:
+        if name == "observer":
+            message = frames.FromSource(self._name, encode(message))
+        elif self._name in self._commands.ledger.observer.ignored_sources:  # a level, which has no place in any order
+            return
+        self._commands._to(name, message)
+
+
+class Commands(Reports, UICommands):
+    """Commands, and reports. Each raises `Dead` (the bot's) or `SessionClosed` (the control's) when the session is
     over."""
 
+    @property
     @abstractmethod
-    def _to(self, name: str, message: Any) -> None:
-        """Send to an actor of the session."""
-
-    # -- commands ----------------------------------------------------------------------------
+    def ledger(self) -> Ledger:
+        """The session's books."""
 
     def interrupt_bot(self) -> None:
         """As if the user had barged in: the running turn is cancelled, queued audio is void, open segments are
@@ -66,7 +71,7 @@ class Commands:
 
     def set_bot_ready(self, about: Mapping[str, Any] | None = None) -> None:
         """Send bot-ready, in answer to the latest client-ready. `about` replaces library and version."""
-        self._to("handshake", BotReady(_object(about, "about") if about else None))
+        self._to("handshake", BotReady(checked_object(about, "about") if about else None))
 
     def set_client_ready(self) -> None:
         """Take the client as ready without a client-ready of its own."""
@@ -79,17 +84,18 @@ class Commands:
     def send_server_response(self, message: frames.ClientMessage, data: Any = None) -> None:
         """Answer a client-message that `on_client_message` got. `None` sends no `d`, as pipecat-ai 1.14.0 does."""
         payload = msgspec.UNSET if data is None else to_json(data)
-        response = server.ServerResponseData(_text(message.type, "type"), payload)
-        self._to("observer", server.ServerResponse(id=_text(message.msg_id, "msg_id"), data=response))
+        response = server.ServerResponseData(checked_text(message.type, "type"), payload)
+        self._to("observer", server.ServerResponse(id=checked_text(message.msg_id, "msg_id"), data=response))
 
     def send_error_response(self, message: frames.ClientMessage, error: str) -> None:
         """Refuse a client-message that `on_client_message` got, in the application's own words."""
-        data = server.ErrorResponseData(_text(error, "error"))
-        self._to("observer", server.ErrorResponse(id=_text(message.msg_id, "msg_id"), data=data))
+        data = server.ErrorResponseData(checked_text(error, "error"))
+        self._to("observer", server.ErrorResponse(id=checked_text(message.msg_id, "msg_id"), data=data))
 
     def send_error(self, error: str, fatal: bool = False) -> None:
-        """An error that answers no message. `fatal` makes client-js disconnect itself."""
-        self._to("observer", server.Error.of(_text(error, "error"), fatal=fatal))
+        """An error that answers no message, its secrets masked (redaction.py). `fatal` makes client-js disconnect
+        itself."""
+        self._to("observer", server.Error.of(redact(checked_text(error, "error")), fatal=checked_flag(fatal, "fatal")))
 
     def push(self, message: ServerMessage | Mapping[str, Any]) -> None:
         """Any server message, made by hand: as its Struct, or whole as a mapping, ``{"type": …, "data": …}``.
@@ -106,7 +112,9 @@ class Commands:
     def handle_function_call(self, function_name: str, tool_call_id: str, arguments: Mapping[str, Any]) -> None:
         """Have the client run a function (llm-function-call). Deprecated since protocol 1.2."""
         data = server.FunctionCallData(
-            _text(function_name, "function_name"), _text(tool_call_id, "tool_call_id"), _object(arguments, "arguments")
+            checked_text(function_name, "function_name"),
+            checked_text(tool_call_id, "tool_call_id"),
+            checked_object(arguments, "arguments"),
         )
         self._to("observer", server.FunctionCall(data=data))
 
@@ -117,68 +125,30 @@ class Commands:
         self._to("bot", frames.LLMConfigureOutput(skip_tts))
         self._to("text", OutputConfigured(skip_tts))
 
+    def configure_observer(self, **changes: Any) -> None:
+        """Change what is reported, from here on: what was reported before is shown as it was. Fields of
+        `ObserverParams`; the others stay.
+
+        Raises `TypeError` or `ValueError` for what they cannot be.
+        """
+        checked = checked_changes(changes)
+        token = self.ledger.observer_token()
+        later(self.ledger.plan_observer, (token, checked))
+        self._to("observer", frames.ConfigureObserver(token))
+
+    def source(self, name: str) -> Source:
+        """The same reports under a name, by which `ObserverParams.ignored_sources` can keep them from the client. Their
+        order among all others stays."""
+        return Source(self, checked_text(name, "name"))
+
     def end(self, reason: str = "ended by the bot") -> None:
         """End the session when what was emitted before has left."""
         self._to("observer", EndSession(reason))
 
-    # -- reports -----------------------------------------------------------------------------
-
-    def user_started_speaking(self) -> None:
-        """The user's turn began."""
-        self._to("observer", frames.UserStartedSpeaking())
-
-    def user_stopped_speaking(self) -> None:
-        """The user's turn ended."""
-        self._to("observer", frames.UserStoppedSpeaking())
-
-    def transcription(self, text: str, user_id: str = "", timestamp: str | None = None, final: bool = True) -> None:
-        """What the user said; interim where not `final`. `timestamp` is ISO 8601, now by default."""
-        when = timestamp or Ledger.timestamp()
-        self._to("observer", frames.Transcription(_text(text, "text"), _text(user_id, "user_id"), when, final))
-
-    def llm_started(self) -> None:
-        """A response begins (`Bot.response` reports it itself; so with the next two)."""
-        self._to("observer", frames.LLMFullResponseStart())
-
-    def llm_text(self, text: str) -> None:
-        """A piece of the response."""
-        self._to("observer", frames.LLMText(_text(text, "text")))
-
-    def llm_stopped(self) -> None:
-        """The response ended."""
-        self._to("observer", frames.LLMFullResponseEnd())
-
-    def tts_started(self) -> None:
-        """Synthesis begins."""
-        self._to("observer", frames.TTSStarted())
-
-    def tts_text(self, text: str) -> None:
-        """A piece of text as synthesised."""
-        self._to("observer", frames.TTSText(_text(text, "text")))
-
-    def tts_stopped(self) -> None:
-        """Synthesis ended."""
-        self._to("observer", frames.TTSStopped())
-
-    def bot_started_speaking(self) -> None:
-        """Bot audio plays. Only for audio that does not go through the session: playout reports its own."""
-        self._to("observer", frames.BotStartedSpeaking())
-
-    def bot_stopped_speaking(self) -> None:
-        """Bot audio ceased."""
-        self._to("observer", frames.BotStoppedSpeaking())
-
-    def bot_text(
-        self, text: str, *, kind: str = "sentence", will_be_spoken: bool = True, segment_id: int | None = None
-    ) -> None:
-        """A segment of what the bot says or shows (bot-output). Name it by `segment_id` to report its progress."""
-        if segment_id is not None and not 1 <= segment_id <= MAX_ID:
-            raise ValueError(f"segment_id must be within 1 and {MAX_ID}")
-        self._to("observer", frames.AggregatedText(_text(text, "text"), kind, will_be_spoken, segment_id))
-
-    def bot_spoken(self, segment_id: int, chars: int | None = None) -> None:
-        """So many characters of a segment have been spoken; without a number, all."""
-        self._to("observer", frames.SpokenText(segment_id, chars))
+    def turn_committed(self) -> None:
+        """The interrupted turn is in the context: text that the user typed over it may be appended
+        (`Bot.auto_turn_committed`)."""
+        self._to("text", TurnCommitted())
 
     def error(self, text: str, fatal: bool = False) -> None:
         """Something failed in the host's stack: as `send_error`."""

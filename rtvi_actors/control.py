@@ -22,6 +22,10 @@ class Control(Commands):
         self._refs = refs
         self._ledger = ledger
 
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
+
     def on(self, event: str, handler: Callable[..., Any]) -> None:
         """One more handler for an event (`rtvi.on` names them), plain or async, run on the session's loop after the
         bot's own.

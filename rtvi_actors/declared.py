@@ -47,8 +47,8 @@ def message(name: str) -> Callable[[F], F]:
 
 def on(event: str) -> Callable[[F], F]:
     """One more handler for an event: ``bot-started``, ``client-ready``, ``client-message``, ``start-audio``,
-    ``interruption``, ``function-call-result``, ``end``, ``actor-given-up`` or ``disconnect``. They run in the order of
-    their names."""
+    ``interruption``, ``function-call-result``, ``dtmf``, ``ui-event``, ``ui-snapshot``, ``ui-cancel-job-group``,
+    ``end``, ``actor-given-up`` or ``disconnect``. They run in the order of their names."""
     if event not in EVENTS:
         raise DeclarationError(f"no event is named {event!r}: there are {', '.join(sorted(EVENTS))}")
     return _marker("event", event)
@@ -71,6 +71,10 @@ EVENTS: Final[Mapping[str, str]] = {
     "start-audio": "on_start_audio",
     "interruption": "on_interrupted",
     "function-call-result": "on_function_call_result",
+    "dtmf": "on_dtmf",
+    "ui-event": "on_ui_event",
+    "ui-snapshot": "on_ui_snapshot",
+    "ui-cancel-job-group": "on_ui_cancel_job_group",
     "end": "on_end",
     "actor-given-up": "on_actor_given_up",
     "disconnect": "on_disconnect",

@@ -9,7 +9,10 @@
     │   ├── UnsupportedType         no server of protocol 2.2.0 knows this type
     │   ├── InvalidData             the type is known, its payload is not what it must be
     │   ├── VersionRefused          client-ready with a version we do not serve (the handshake goes on)
-    │   └── Overloaded              a bound of the session is reached
+    │   ├── Overloaded              a bound of the session is reached
+    │   ├── UnknownCall             the result of a function call that is not open (any more)
+    │   ├── NoFiles                 the bot takes no files
+    │   └── SessionOver             nobody is there any more to do what the client asks for
     ├── ActorError                  the runtime's errors
     │   ├── DeclarationError        an actor's handlers are ambiguous or unroutable (class creation)
     │   ├── Undeclared              a message that the receiver does not declare (raised in the sender)
@@ -34,6 +37,14 @@
         ├── NotJson                 the application handed over a value that JSON cannot hold
         ├── TooLarge                the application handed over more than the client may receive
         ├── NoResampler             bot audio at another rate than the client's, and no soxr
+        ├── JobGroupError           a step that the rules of a job group forbid
+        ├── FileTooLarge            an upload is larger than a file may be
+        ├── FilesFull               the file store holds as much as it may
+        ├── ClientCallFailed        a `call_client` came to nothing
+        │   ├── ClientCallTimeout   the client did not answer in time
+        │   ├── ClientCallCancelled nobody waits for the answer any more, or none can come
+        │   ├── ClientResultInvalid the client answered something else than the bot had asked for
+        │   └── TooManyClientCalls  the client is to answer as many as it may
         └── SessionClosed           the session is over
 
 A `ClientError` never quotes the client's payload: it names the message type and the field, and `reply_text` puts an
@@ -45,17 +56,25 @@ from __future__ import annotations
 __all__ = [
     "ActorError",
     "AskTimeout",
+    "ClientCallCancelled",
+    "ClientCallFailed",
+    "ClientCallTimeout",
     "ClientError",
+    "ClientResultInvalid",
     "Crash",
     "CyclicAsk",
     "Dead",
     "DeclarationError",
     "Fenced",
+    "FileTooLarge",
+    "FilesFull",
     "HandlerFailed",
     "HandlerTimeout",
     "InvalidData",
     "InvalidEnvelope",
+    "JobGroupError",
     "NameTaken",
+    "NoFiles",
     "NoResampler",
     "NoSystem",
     "NotJson",
@@ -68,11 +87,14 @@ __all__ = [
     "RtviError",
     "SessionClosed",
     "SessionError",
+    "SessionOver",
     "Stalled",
     "StartFailed",
     "TooLarge",
+    "TooManyClientCalls",
     "Undeclared",
     "Unknown",
+    "UnknownCall",
     "UnsupportedType",
     "VersionRefused",
     "WouldBlock",
@@ -176,6 +198,27 @@ class Overloaded(ClientError):
 
     def reply_text(self, error_id: str) -> str | None:
         return f"Too many {self.what} at once; try again later"
+
+
+class UnknownCall(ClientError):
+    """The result of a function call that was never made, has ended, or was another function's."""
+
+    def reply_text(self, error_id: str) -> str | None:
+        return "Unknown tool call"
+
+
+class NoFiles(ClientError):
+    """A send-file to a bot that takes none (`Bot.accepts_files`)."""
+
+    def reply_text(self, error_id: str) -> str | None:
+        return "Files are not accepted"
+
+
+class SessionOver(ClientError):
+    """The session ends, or its bot has been given up."""
+
+    def reply_text(self, error_id: str) -> str | None:
+        return "The session has ended"
 
 
 # -- the runtime ---------------------------------------------------------------
@@ -339,6 +382,82 @@ class NoResampler(SessionError):
             f"bot audio at {self.rate_hz} Hz, but the client plays {self.playing_rate_hz} Hz: "
             "install rtvi-actors[server] for resampling, or produce the client's rate"
         )
+
+
+class JobGroupError(SessionError):
+    """A step that the rules of a job group forbid (protocol/ui.py). Nothing of it has reached the client."""
+
+    def __init__(self, job_id: str, rule: str) -> None:
+        super().__init__(job_id, rule)
+        self.job_id = job_id
+        self.rule = rule
+
+    def __str__(self) -> str:
+        return f"job group {quoted(self.job_id)}: {self.rule}"
+
+
+class FileTooLarge(SessionError):
+    """An upload is larger than a file may be."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(limit_bytes)
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return f"a file may have {self.limit_bytes} bytes"
+
+
+class FilesFull(SessionError):
+    """The file store holds as much as it may; `what` says of what."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(what, limit)
+        self.what = what
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"the file store holds {self.limit} {self.what}, and may not hold more"
+
+
+class ClientCallFailed(SessionError):
+    """A `call_client` came to nothing; `function_name` is what was called."""
+
+    def __init__(self, function_name: str, detail: str) -> None:
+        super().__init__(function_name, detail)
+        self.function_name = function_name
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.function_name}: {self.detail}"
+
+
+class ClientCallTimeout(ClientCallFailed, TimeoutError):
+    """The client did not answer within `timeout_s`."""
+
+    def __init__(self, function_name: str, timeout_s: float) -> None:
+        super().__init__(function_name, f"no result from the client within {timeout_s:g} s")
+        self.timeout_s = timeout_s
+
+
+class ClientCallCancelled(ClientCallFailed):
+    """The call was given up. `reason` is ``interrupted``; ``gone``, the session ends; or ``restarted``, the bot that
+    waited for it has crashed."""
+
+    def __init__(self, function_name: str, reason: str) -> None:
+        super().__init__(function_name, f"cancelled ({reason})")
+        self.reason = reason
+
+
+class ClientResultInvalid(ClientCallFailed):
+    """The client's result is not of the type that the bot asked for. `__cause__` says where."""
+
+
+class TooManyClientCalls(ClientCallFailed):
+    """So many calls of the session are open already."""
+
+    def __init__(self, function_name: str, limit: int) -> None:
+        super().__init__(function_name, f"{limit} calls are open already")
+        self.limit = limit
 
 
 class SessionClosed(SessionError):

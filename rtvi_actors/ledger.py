@@ -1,4 +1,5 @@
-"""What must outlive any actor: the count of every wire message, open requests, the door's book. The session owns it.
+"""What must outlive any actor: the count of every wire message, open requests and calls, the door's book. The session
+owns it.
 
 Actors change it through `later`, so that a handler that raises has changed nothing. Loop thread only; the counters
 may be read from anywhere.
@@ -7,18 +8,35 @@ may be read from anywhere.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from rtvi_actors.errors import ClientError
+from rtvi_actors.errors import ClientCallCancelled, ClientCallFailed, ClientError
+from rtvi_actors.files import StoredFile
+from rtvi_actors.frames import LLMMessagesAppend
 from rtvi_actors.messages import Outcome
+from rtvi_actors.protocol.envelope import Json
+from rtvi_actors.reporting import ObserverParams
 from rtvi_actors.runtime.context import wall_time_s
 from rtvi_actors.runtime.futures import ActorFuture
 
-__all__ = ["LOGGED_AT_ONCE", "LOGGED_PER_S", "Account", "Conservation", "DoorBook", "Ledger", "OpenRequest"]
+__all__ = [
+    "ENDED_CALLS",
+    "LOGGED_AT_ONCE",
+    "LOGGED_PER_S",
+    "Account",
+    "Conservation",
+    "DoorBook",
+    "Ledger",
+    "OpenCall",
+    "OpenRequest",
+    "TextBook",
+    "WaitingText",
+]
 
 logger = logging.getLogger("rtvi_actors")
 
@@ -26,6 +44,9 @@ LOGGED_AT_ONCE: Final = 20
 """Client errors that the log takes of one session at once."""
 LOGGED_PER_S: Final = 2.0
 """And those that it takes in the long run, a second."""
+ENDED_CALLS: Final = 256
+"""Calls of the client's functions that are remembered when they have ended: a late answer to one of them is known as
+such, and is not taken for that of a call which the bot has made in another way."""
 
 
 class Conservation(Struct, frozen=True):
@@ -91,12 +112,52 @@ class DoorBook:
     def __init__(self) -> None:
         self.next = 1
         """The number that may go through."""
-        self.parked: dict[int, tuple[Outcome, tuple[bytes, ...], str]] = {}
+        self.parked: dict[int, tuple[Outcome | None, tuple[bytes, ...], str]] = {}
         """Done, but with a number before them open."""
+        self.more: set[int] = set()
+        """Through, and more of them is to come."""
         self.passed: set[int] = set()
         """Passed over, not done yet."""
         self.late = 0
         self.duplicates = 0
+
+
+class WaitingText(Struct, frozen=True):
+    """What a client has written while the bot was in a turn."""
+
+    append: LLMMessagesAppend
+    skip_tts: bool | None = None
+    """What the TTS switch is to be for its turn; `None`: whatever it is."""
+    upload: StoredFile | None = None
+    """The content of its file, read when it goes to the bot."""
+
+
+class TextBook:
+    """Texts that wait until the turn that they interrupt is committed. Their numbers are open, so the reader's credit
+    bounds them."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, WaitingText] = {}
+        """By number, in order."""
+        self.token = 0
+        """The number of the one whose interruption has been sent, once there was one: it waits for that to be
+        committed, the others for it."""
+        self.overdue = 0
+        """Interruptions that the bot has not committed in time."""
+        self.over = False
+        """Whether the session ends: nothing waits any more."""
+
+    def hold(self, entry: tuple[int, WaitingText]) -> None:
+        self.waiting[entry[0]] = entry[1]
+
+    def drop(self, seq: int) -> None:
+        self.waiting.pop(seq, None)
+
+    def wait_for(self, token: int) -> None:
+        self.token = token
+
+    def count_overdue(self, _: None) -> None:
+        self.overdue += 1
 
 
 class OpenRequest(Struct):
@@ -106,6 +167,19 @@ class OpenRequest(Struct):
     type: str
     due_s: float
     """The system's clock."""
+
+
+class OpenCall(Struct):
+    """A function that the client has been asked to run, and that the bot waits for."""
+
+    function_name: str
+    timeout_s: float
+    due_s: float
+    """The system's clock."""
+    result: ActorFuture[Json]
+    cancel_on_interruption: bool = True
+    answered: bool = False
+    """Whether the result is on its way to the bot. Its deadline holds all the same, should it be lost there."""
 
 
 class _Allowance:
@@ -154,6 +228,7 @@ class Ledger:
         """Ends of messages that never got a number: not RTVI, malformed, lost in ingress."""
         self.unnumbered_dropped: dict[str, int] = {}
         self.door = DoorBook()
+        self.texts = TextBook()
         self.requests: dict[int, OpenRequest] = {}
         self.client_ready: ActorFuture[bool] = ActorFuture()
         """Set when the client has said client-ready; false when the session ended without."""
@@ -165,14 +240,56 @@ class Ledger:
         self.late_answers = 0
         self.client_gone = 0
         """Requests that were open when the session ended."""
+        self.calls: dict[str, OpenCall] = {}
+        """By tool call id. The bot opens and ends them, tools sees to their deadlines."""
+        self.ended_calls: dict[str, None] = {}
+        """The last `ENDED_CALLS` of them that have ended, the oldest first."""
+        self.stray_results = 0
+        """Results of calls that were not open."""
+        self.left = False
+        """Whether the client can answer no more calls: it is gone, or the session ends."""
         self.skip_tts: bool | None = None
         """The bot's TTS switch, as LLMConfigureOutput last said. A crash of the bot does not turn it."""
+        self.on_observer: Callable[[], None] | None = None
+        """Called when the observer's parameters have changed."""
+        self._observer = ObserverParams()
+        self._observer_changes: dict[int, Mapping[str, Any]] = {}
+        """Parameters that are to change when the observer comes to it, by token."""
+        self._observer_tokens = count(1)
         self.credit = credit
         self.credit_bytes = credit_bytes
         self.on_credit: Callable[[], None] | None = None
         """Called when the reader, which waits, may go on."""
         self._errors = 0
         self._log = _Allowance(now)
+
+    @property
+    def observer(self) -> ObserverParams:
+        """What is reported to the client. Replaced whole, so any thread may read it."""
+        return self._observer
+
+    @observer.setter
+    def observer(self, params: ObserverParams) -> None:
+        self._observer = params
+        if self.on_observer is not None:
+            self.on_observer()
+
+    def observer_token(self) -> int:
+        """A new name for a change of the observer's parameters. From any thread."""
+        return next(self._observer_tokens)
+
+    def plan_observer(self, entry: tuple[int, Mapping[str, Any]]) -> None:
+        """Keep a change until its turn comes: what it holds cannot travel in a message. From any thread."""
+        self._observer_changes[entry[0]] = entry[1]
+
+    def observer_with(self, token: int) -> ObserverParams:
+        """The parameters as the change `token` makes them."""
+        return structs.replace(self._observer, **self._observer_changes.get(token, {}))
+
+    def configure_observer(self, entry: tuple[int, ObserverParams]) -> None:
+        """The turn of a change has come."""
+        if self._observer_changes.pop(entry[0], None) is not None:
+            self.observer = entry[1]
 
     # -- arrival and credit ----------------------------------------------------------------
 
@@ -215,6 +332,8 @@ class Ledger:
     def complete_control(self, end: tuple[int, Outcome]) -> None:
         self.control.complete(*end, "overflow")
         self.ended.discard(end[0])
+        self.door.more.discard(end[0])
+        self.texts.drop(end[0])
         self._credit_back()
 
     def complete_audio(self, end: tuple[int, Outcome]) -> None:
@@ -255,6 +374,9 @@ class Ledger:
     def close(self) -> None:
         """The session is over, and its actors are dead: what is open now was lost with them, and requests with the
         client that could not be told."""
+        if self.texts.waiting:
+            logger.warning("%s: %d texts could not be delivered any more", self.session_id, len(self.texts.waiting))
+            self.texts.waiting.clear()
         for account in (self.control, self.audio):
             for seq in list(account.open):
                 account.complete(seq, Outcome.DEAD)
@@ -262,6 +384,8 @@ class Ledger:
         self.unread = self.unread_bytes = 0
         self.client_gone += len(self.requests)
         self.requests.clear()
+        for tool_call_id, call in list(self.calls.items()):
+            self.end_call((tool_call_id, ClientCallCancelled(call.function_name, "gone")))
 
     def conservation(self) -> Conservation:
         """The equation, at this moment."""
@@ -288,6 +412,40 @@ class Ledger:
             self.late_answers += 1
             return False
         return True
+
+    # -- calls of the client's functions -----------------------------------------------------
+
+    def open_call(self, entry: tuple[str, OpenCall]) -> None:
+        self.calls[entry[0]] = entry[1]
+
+    def answer_call(self, tool_call_id: str) -> None:
+        """The client's result is on its way to the bot: a second one is none."""
+        self.calls[tool_call_id].answered = True
+
+    def end_call(self, end: tuple[str, Json | ClientCallFailed]) -> None:
+        """Whoever waits for the call has its result, or its error. Of a call that has ended: nothing."""
+        tool_call_id, outcome = end
+        call = self.calls.pop(tool_call_id, None)
+        if call is None:
+            return
+        self.ended_calls[tool_call_id] = None
+        if len(self.ended_calls) > ENDED_CALLS:
+            del self.ended_calls[next(iter(self.ended_calls))]
+        if isinstance(outcome, Json):
+            call.result.try_set(outcome)
+        else:
+            call.result.try_fail(outcome)
+
+    def knows_call(self, tool_call_id: str) -> bool:
+        """Whether the bot has made such a call, as far as is remembered."""
+        return tool_call_id in self.calls or tool_call_id in self.ended_calls
+
+    def stray_result(self, _: None) -> None:
+        self.stray_results += 1
+
+    def leave(self) -> None:
+        """The session ends: the client's word is heard no more."""
+        self.left = True
 
     # -- errors ----------------------------------------------------------------------------
 

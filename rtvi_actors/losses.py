@@ -34,6 +34,7 @@ from rtvi_actors.messages import (
     Received,
     ReceivedPcm,
     Release,
+    ReleaseTexts,
     SetClientReady,
 )
 from rtvi_actors.outbox import Outbox
@@ -98,6 +99,8 @@ class Losses:
     def _release(self, receiver: str, message: Release, reason: str) -> None:
         """The door crashed on it: its number still ends, and a client that waits for something hears of it."""
         detail = f"{receiver}: {reason}"
+        if message.outcome is None and not message.frames:
+            return  # those behind it wait `door_gap_s` for it, and more of it comes
         if message.seq in self._ledger.requests:
             self._fail_request(message.seq, message.id, detail)
         elif message.frames:
@@ -165,6 +168,10 @@ class Losses:
     def _configure(self, receiver: str, message: frames.LLMConfigureOutput, reason: str) -> None:
         """The bot crashed on it; its next incarnation finds it in the ledger."""
         self._ledger.configure(message.skip_tts)
+
+    def _configure_observer(self, receiver: str, message: frames.ConfigureObserver, reason: str) -> None:
+        """The observer crashed on it; it finds the change in the ledger."""
+        self._ledger.configure_observer((message.token, self._ledger.observer_with(message.token)))
 
     def _ready(self, receiver: str, message: Ready, reason: str) -> None:
         """The observer crashed on what it only forwards: it leaves all the same."""
@@ -242,6 +249,7 @@ _LOST: Final[Mapping[type[Any], Callable[[Losses, str, Any, str], None]]] = Mapp
         BotReady: Losses._state,
         SetClientReady: Losses._state,
         OutputConfigured: Losses._state,
+        ReleaseTexts: Losses._state,
         EndSession: Losses._end,
         Answer: Losses._answer,
         Ready: Losses._ready,
@@ -251,8 +259,10 @@ _LOST: Final[Mapping[type[Any], Callable[[Losses, str, Any, str], None]]] = Mapp
         frames.LLMMessagesAppend: Losses._frame,
         frames.ClientMessage: Losses._frame,
         frames.FunctionCallResult: Losses._frame,
+        frames.InputDTMF: Losses._frame,
         frames.Interruption: Losses._interruption,
         frames.LLMConfigureOutput: Losses._configure,
+        frames.ConfigureObserver: Losses._configure_observer,
         frames.EndTask: Losses._end_task,
     }
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
+from rtvi_actors.files import FileStore
 from rtvi_actors.ledger import Conservation
+from rtvi_actors.protocol.files import FilePolicy
+from rtvi_actors.reporting import ObserverParams
 from rtvi_actors.runtime.actor import AnyioActor
 from rtvi_actors.runtime.supervisor import Backoff
 
@@ -39,6 +41,13 @@ class SessionOptions(msgspec.Struct, frozen=True):
     """The deadline of declared requests: under the 10 s of client-js."""
     door_gap_s: float = 0.25
     """How long the order waits for one message whose concern is down or late."""
+    commit_timeout_s: float = 2.0
+    """How long what the user typed over the bot's turn waits for the bot to have committed that turn to its context
+    (`Bot.auto_turn_committed`). The limit of pipecat-ai 1.14.0 is 5 s without progress."""
+    context_roles: tuple[str, ...] = ("user", "assistant")
+    """The roles that a client may append messages of to the bot's context (append-to-context)."""
+    files: FilePolicy = FilePolicy()
+    """Which files a client may send to a bot that takes files (`Bot.accepts_files`)."""
     drain_s: float = 1.0
     """How long work may go on when the session ends."""
     credit: int = 256
@@ -51,8 +60,15 @@ class SessionOptions(msgspec.Struct, frozen=True):
     stall_s: float = 30.0
     """How long the client may take over one slice of what waits for it (`outbox.SLICE_BYTES`) before the session
     closes: one that only sends, while the reader waits for it to read, would wait for ever."""
-    capabilities: Mapping[str, bool] = MappingProxyType({"metrics": False})
-    """bot-ready's capabilities (2.2); what is absent is unknown."""
+    capabilities: Mapping[str, bool] | None = None
+    """bot-ready's capabilities (2.2): ``audio_in``, ``audio_out``, ``video_in``, ``screen_in``, ``video_out``,
+    ``metrics``; what is absent is unknown. `None`: what the bot's class and these options say: audio in, where the bot
+    overrides `on_audio`; audio out, where it has an `audio_out_sample_rate` (else unknown); metrics, where they are
+    reported; nothing of video."""
+    observer: ObserverParams = ObserverParams()
+    """What is reported to the client."""
+    file_store: FileStore | None = None
+    """Where the files are that clients have uploaded; `None`: there are none."""
     actors: tuple[CustomActor, ...] = ()
     restart_intensity: int = 20
     """Restarts in `restart_period_s` after which the session gives up."""
@@ -81,6 +97,14 @@ class SessionStatistics(msgspec.Struct, frozen=True):
     late_answers: int
     client_gone: int
     """Requests that were open when the session ended."""
+    waiting_texts: int
+    """Texts that wait for an interrupted turn to be committed."""
+    overdue_commits: int
+    """Interrupted turns that the bot has not committed in time."""
+    open_calls: int
+    """Functions that the client has been asked to run (`call_client`)."""
+    stray_results: int
+    """Results of calls that were not open, or of another function than was called."""
     held: int
     """Messages that wait for the client's version."""
     hold_dropped: int

@@ -25,21 +25,24 @@ from rtvi_actors.concerns.audio import Audio
 from rtvi_actors.concerns.door import Door
 from rtvi_actors.concerns.handshake import Handshake
 from rtvi_actors.concerns.ingress import Ingress
+from rtvi_actors.concerns.levels import Levels
 from rtvi_actors.concerns.observer import Observer
 from rtvi_actors.concerns.outbound import Outbound
 from rtvi_actors.concerns.playout import Playout
 from rtvi_actors.concerns.requests import Requests
 from rtvi_actors.concerns.text import Text
 from rtvi_actors.concerns.tools import Tools
+from rtvi_actors.concerns.ui import UI
 from rtvi_actors.control import Control
 from rtvi_actors.errors import Dead, DeclarationError, Rejected, SessionClosed, StartFailed, Unknown
 from rtvi_actors.ledger import Ledger
+from rtvi_actors.logs import SessionLogs
 from rtvi_actors.losses import Losses
-from rtvi_actors.messages import AUDIO, INTERRUPTION, EndSession, Outcome
+from rtvi_actors.messages import AUDIO, INTERRUPTION, EndSession, Outcome, ReleaseTexts
 from rtvi_actors.options import CustomActor, SessionOptions, SessionStatistics
 from rtvi_actors.outbox import Outbox
 from rtvi_actors.protocol.codec import encode_server, to_json
-from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData
+from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData, SystemLog
 from rtvi_actors.runtime.context import new_uuid
 from rtvi_actors.runtime.futures import ActorFuture
 from rtvi_actors.runtime.refs import ActorRef
@@ -73,10 +76,17 @@ ROUTES: Final[Mapping[str, str]] = MappingProxyType(
         "disconnect-bot": "handshake",
         "client-message": "requests",
         "send-text": "text",
+        "send-file": "text",
+        "append-to-context": "text",
+        "dtmf": "text",
         INTERRUPTION: "text",
         "raw-audio": AUDIO,
         "raw-audio-batch": AUDIO,
         "llm-function-call-result": "tools",
+        "ui-event": "ui",
+        "ui-snapshot": "ui",
+        "ui-cancel-job-group": "ui",
+        "ui-cancel-task": "ui",
     }
 )
 """Message type → concern."""
@@ -88,9 +98,11 @@ CHILDREN: Final = (
     "text",
     "requests",
     "tools",
+    "ui",
     "door",
     "bot",
     "playout",
+    "levels",
     "observer",
     "outbound",
 )
@@ -104,8 +116,10 @@ BUILT_IN: Final[Mapping[str, type[Concern]]] = MappingProxyType(
         "text": Text,
         "requests": Requests,
         "tools": Tools,
+        "ui": UI,
         "door": Door,
         "playout": Playout,
+        "levels": Levels,
         "observer": Observer,
         "outbound": Outbound,
     }
@@ -114,22 +128,24 @@ BUILT_IN: Final[Mapping[str, type[Concern]]] = MappingProxyType(
 
 LINKS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "ingress": ("handshake", "audio", "text", "requests", "tools", "outbound"),
+        "ingress": ("handshake", "audio", "text", "requests", "tools", "ui", "outbound"),
         "handshake": ("door", "bot", "outbound"),
-        "audio": ("bot", "outbound"),
+        "audio": ("bot", "levels", "outbound"),
         "text": ("door", "bot", "outbound"),
         "requests": ("door", "bot", "outbound"),
         "tools": ("door", "bot", "outbound"),
+        "ui": ("door", "bot", "outbound"),
         "door": ("bot", "outbound"),
-        "bot": ("playout", "observer", "outbound"),
-        "playout": ("observer", "outbound"),
+        "bot": ("playout", "levels", "observer", "outbound"),
+        "playout": ("levels", "observer", "outbound"),
+        "levels": ("observer", "outbound"),
         "observer": ("outbound",),
         "outbound": (),
     }
 )
 """Child → whom it may send to. Every name stands behind it in `CHILDREN`."""
 
-BACK: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"bot": ("ingress", "handshake", "text")})
+BACK: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"bot": ("ingress", "handshake", "text", "tools")})
 """What flows back: child → names before it. Only typed messages, and nobody waits for an answer."""
 
 CUSTOM_LINKS: Final = ("door", "bot", "playout", "observer", "outbound")
@@ -139,8 +155,10 @@ CUSTOM_LINKS: Final = ("door", "bot", "playout", "observer", "outbound")
 class Session:
     """One client's actors. Made by `open_session`."""
 
-    def __init__(self, bot: Bot, transport: Transport, options: SessionOptions, system: ActorSystem) -> None:
-        self.id = f"session-{new_uuid().hex[:8]}"
+    def __init__(
+        self, bot: Bot, transport: Transport, options: SessionOptions, system: ActorSystem, session_id: str | None
+    ) -> None:
+        self.id = session_id or f"session-{new_uuid().hex[:8]}"
         self.system = system
         self.options = options
         self._transport = transport
@@ -151,6 +169,7 @@ class Session:
             credit_bytes=options.credit_bytes,
             playing_rate_hz=transport.playing_rate_hz,
         )
+        self._ledger.observer = options.observer
         self._outbox = Outbox(options.outbox_bytes)
         self._outbox.on_close = self._closing
         self._reader: Reader
@@ -164,6 +183,7 @@ class Session:
         self._supervisor: ActorRef[Any]
         self._refs: dict[str, ActorRef[Any]] = {}
         self._losses = Losses(self._ledger, self._outbox, self._refs, system.timers.now)
+        self._logs = SessionLogs(self._ledger, system, self._send_log)
         self.control = Control(self._refs, self._ledger)
 
     # -- for people ------------------------------------------------------------------------
@@ -215,6 +235,10 @@ class Session:
             open_requests=len(ledger.requests),
             late_answers=ledger.late_answers,
             client_gone=ledger.client_gone,
+            waiting_texts=len(ledger.texts.waiting),
+            overdue_commits=ledger.texts.overdue,
+            open_calls=len(ledger.calls),
+            stray_results=ledger.stray_results,
             held=len(outbox.held),
             hold_dropped=outbox.hold_dropped,
             playout_dropped_s=ledger.playout_dropped_s,
@@ -248,7 +272,7 @@ class Session:
         return self._reader.waits and sent and self._work_is_done()
 
     def _work_is_done(self) -> bool:
-        return not (self._reader.held or self._ledger.unread) and all(
+        return not (self._reader.held or self._ledger.unread or self._logs.on_its_way) and all(
             _cell_is_quiet(ref) for ref in self._refs.values()
         )
 
@@ -261,17 +285,21 @@ class Session:
         The two tasks are the system's, not the host's: a host that is cancelled or fails still has what was emitted
         sent.
         """
+        with self._logs:
+            self._start()
+            try:
+                yield self
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._shut_down()
+
+    def _start(self) -> None:
         self._supervisor = self._start_actors()
         self._refs.update({ref.name.partition("/")[2]: ref for ref in self._supervisor_actor().children()})
         self._reader = self._start_reader()
         self._writer = Writer(
             self._transport, self.system, self._outbox, self._reader, name=self.id, stall_s=self.options.stall_s
         )
-        try:
-            yield self
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._shut_down()
 
     def _start_reader(self) -> Reader:
         refs = self._refs
@@ -307,11 +335,13 @@ class Session:
         reason = self._closed.result()
         await self._reader.end(self.options.drain_s)
         with anyio.move_on_after(self.options.drain_s):
+            await self._release_texts()
+        with anyio.move_on_after(self.options.drain_s):
             await self._say_goodbye(reason)
             for told in self._told:
                 await told
             await self._until(self._work_is_done)
-        await self._answer_open_requests()
+        await self._answer_what_is_open()
         self._over = True
         await self._writer.end(self.options.drain_s)
         self._ledger.log_left_out()
@@ -321,12 +351,23 @@ class Session:
 
     async def _say_goodbye(self, reason: str) -> None:
         """Outbound holds nothing back any more; the bot hears why, also where it is buried in mail."""
+        self._ledger.leave()
         with suppress(Dead, Rejected):
             self._refs["outbound"].tell(EndSession(reason))
         with suppress(Dead):
             await self._refs["bot"].send(frames.ClientDisconnected(reason))
 
-    async def _answer_open_requests(self) -> None:
+    async def _release_texts(self) -> None:
+        """What waits for a turn to be committed goes to the bot, before it hears of the end."""
+        texts = self._ledger.texts
+        texts.over = True
+        if not texts.waiting:
+            return
+        with suppress(Dead, Rejected):
+            self._refs["text"].tell(ReleaseTexts())
+        await self._until(lambda: _cell_is_quiet(self._refs["text"]) and _cell_is_quiet(self._refs["door"]))
+
+    async def _answer_what_is_open(self) -> None:
         """A client that is still there hears that nothing will come, behind what outbound has for it, and also where
         outbound was given up. What is left open, the ledger counts."""
         outbound = self._refs["outbound"]
@@ -334,10 +375,16 @@ class Session:
             await self._until(lambda: _cell_is_quiet(outbound))
         if self._reader.client_left or self._outbox.is_shut:
             return
-        data = ErrorResponseData("The session has ended")
         for token, request in list(self._ledger.requests.items()):
             self._ledger.settle(token)
-            self._outbox.put(ServerText(encode_server(ErrorResponse(id=request.msg_id, data=data))))
+            self._answer_ended(request.msg_id)
+        for seq, text in list(self._ledger.texts.waiting.items()):
+            self._ledger.complete_control((seq, Outcome.ANSWERED))
+            self._answer_ended(text.append.msg_id)
+
+    def _answer_ended(self, msg_id: str) -> None:
+        data = ErrorResponseData("The session has ended")
+        self._outbox.put(ServerText(encode_server(ErrorResponse(id=msg_id, data=data))))
 
     def _closing(self) -> None:
         """The session is to end. One whose client is beyond its budget sends nothing more."""
@@ -368,6 +415,16 @@ class Session:
         except Exception:  # the host's own code: whatever it raises ends only itself
             logger.exception("%s: a handler of the host's failed in %s", self.id, event)
 
+    def _send_log(self, line: SystemLog) -> bool:
+        """By way of the observer. A client that is behind is not to be closed for its logs."""
+        if self._outbox.is_high:
+            return False
+        try:
+            self._refs["observer"].tell(line)
+        except (Dead, Rejected):
+            return False
+        return True
+
     def _lost(self, receiver: str, message: Any, reason: str) -> None:
         if self._refs and not self._over:
             self._losses.lost(receiver, message, reason)
@@ -388,14 +445,21 @@ class Session:
         arguments: dict[str, tuple[Any, ...]] = {
             "ingress": (routes,),
             "handshake": (bot.auto_bot_ready,),
+            "text": (
+                options.commit_timeout_s,
+                options.context_roles,
+                options.files if bot.accepts_files else None,
+                options.file_store,
+            ),
             "requests": (requests, messages, other, options.request_timeout_s),
+            "tools": (bool(bot.handlers.get("function-call-result")),),
             "door": (options.door_gap_s,),
             "playout": (self._transport.playing_rate_hz,),
             "outbound": (
                 self._outbox,
                 self._transport.max_message_bytes,
                 about,
-                to_json(dict(options.capabilities)),
+                to_json(_capabilities(bot, options)),
                 options.hold_before_ready,
             ),
         }
@@ -428,6 +492,18 @@ class Session:
         )
 
 
+def _capabilities(bot: type[Bot], options: SessionOptions) -> Mapping[str, bool]:
+    """What bot-ready says of this session. Whether there is bot audio is unknown, where the bot does not declare its
+    rate: any handler may `say_audio`."""
+    if options.capabilities is not None:
+        return dict(options.capabilities)
+    routed = {kind for actor in options.actors for kind in actor.routes}
+    hears = bot.on_audio is not Bot.on_audio or not routed.isdisjoint(("raw-audio", "raw-audio-batch"))
+    known = {"audio_in": hears, "video_in": False, "screen_in": False, "video_out": False}
+    speaks = {"audio_out": True} if bot.audio_out_sample_rate else {}
+    return {**known, **speaks, "metrics": options.observer.metrics_enabled}
+
+
 def _named(counts: Mapping[Outcome, int]) -> Mapping[str, int]:
     return {outcome.value: count for outcome, count in counts.items()}
 
@@ -451,9 +527,16 @@ def _version() -> str:
 
 @asynccontextmanager
 async def open_session(
-    bot: Bot, transport: Transport, *, options: SessionOptions | None = None, system: ActorSystem | None = None
+    bot: Bot,
+    transport: Transport,
+    *,
+    options: SessionOptions | None = None,
+    system: ActorSystem | None = None,
+    session_id: str | None = None,
 ) -> AsyncIterator[Session]:
     """Run a bot for the client at the other end of `transport`, in `system` or in a system of its own.
+
+    `session_id` is for a host that had to know it before (uploads for the session); no living one may have the same.
 
     Leaving the block ends the session: what was emitted leaves, work drains, `on_disconnect` runs, the actors stop
     and the
@@ -465,7 +548,9 @@ async def open_session(
             system = await stack.enter_async_context(ActorSystem())
         if bot.cell.state != "new":
             raise SessionClosed("a bot instance serves one session: make a new one")
-        session = Session(bot, transport, options or SessionOptions(), system)
+        session = Session(bot, transport, options or SessionOptions(), system, session_id)
+        if session.options.file_store is not None:
+            stack.callback(session.options.file_store.drop_session, session.id)
         yield await stack.enter_async_context(session.running())
 
 

@@ -937,3 +937,40 @@ async def test_a_request_error_from_a_task_group_is_the_applications_own_words()
     async with calling(Grouping()) as call:
         await call.send("client-message", "m", {"t": "go"})
         assert (await call.answer("m"))["data"]["error"] == "not today"
+
+
+async def test_a_bot_that_does_not_listen_takes_audio_without_complaint() -> None:
+    async with calling(rtvi.Bot()) as call:
+        await call.client.send_audio(bytes(640))
+        assert await call.heard() == []
+        assert call.books.audio["delivered"] == 1
+
+
+async def test_of_the_snapshots_that_wait_for_a_slow_bot_the_newest_is_enough() -> None:
+    class Slow(rtvi.Bot):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = anyio.Event()
+            self.seen: list[int] = []
+            self.events = 0
+
+        async def on_ui_snapshot(self, snapshot: rtvi.UISnapshot) -> None:
+            self.seen.append(snapshot.tree.captured_at)
+            await self.gate.wait()
+
+        async def on_ui_event(self, event: rtvi.UIEvent) -> None:
+            self.events += 1
+
+    bot = Slow()
+    async with calling(bot) as call:
+        for at in range(1000):
+            await call.send("ui-snapshot", f"s{at}", {"tree": {"root": {"ref": "e", "role": "r"}, "captured_at": at}})
+            if not at % 10:
+                await call.send("ui-event", f"e{at}", {"event": "click"})
+        while call.books.conservation.delivered < 1101:
+            await anyio.lowlevel.checkpoint()
+        bot.gate.set()
+        await call.heard()
+        assert (len(bot.seen), bot.seen[-1]) == (2, 999)  # the one that it was at, and the newest
+        assert bot.events == 100
+        assert (await call.session.system.inspect(call.session.actor("bot"))).books.holds

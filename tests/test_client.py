@@ -10,6 +10,8 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from rtvi_actors.client import BotAudio, ConnectionLost, Event, RequestFailed, RtviClient
+from rtvi_actors.protocol.client import CLIENT
+from rtvi_actors.protocol.codec import decode_envelope, decode_payload
 from rtvi_actors.streams import ClientAudio, ClientInterruption, ClientText, ServerAudio, ServerText, WireIn, WireOut
 from rtvi_actors.transports.serializers import Dialect, decode_binary, decode_text, encode_binary, encode_text
 
@@ -239,3 +241,39 @@ async def test_events_that_nobody_reads_are_bounded() -> None:
         await client.request("done")
         assert [event async for event in client] == [Event("n", 7), Event("n", 8), Event("n", 9)]
         assert client.dropped == len(["bot-ready"]) + 7
+
+
+UPLOADED = {"name": "a.pdf", "format": "application/pdf", "source": {"type": "url", "url": "rtvi:1"}}
+CALL = Event("llm-function-call-in-progress", {"function_name": "f", "tool_call_id": "c", "arguments": {"a": 1}})
+OLD_CALL = Event("llm-function-call", {"function_name": "f", "tool_call_id": "c", "args": {"a": 1}})
+
+SAID: list[tuple[str, Callable[[RtviClient], Awaitable[str]]]] = [
+    ("send-file", lambda client: client.send_file("look", b"\x00\x01", format="image/png", name="a.png")),
+    ("send-file", lambda client: client.send_file("look", UPLOADED, run_immediately=False)),
+    ("append-to-context", lambda client: client.append_to_context("user", "hi")),
+    ("dtmf", lambda client: client.send_dtmf("12#")),
+    ("llm-function-call-result", lambda client: client.answer_function_call(CALL, {"city": "Rome"})),
+    ("llm-function-call-result", lambda client: client.answer_function_call(OLD_CALL, "")),
+    ("ui-event", lambda client: client.ui_event("click")),
+    ("ui-event", lambda client: client.ui_event("click", {"ref": "e1"})),
+    ("ui-snapshot", lambda client: client.ui_snapshot({"root": {"ref": "e1", "role": "main"}, "captured_at": 1})),
+    ("ui-cancel-job-group", lambda client: client.cancel_job_group("j1")),
+]
+
+
+@pytest.mark.parametrize(("message_type", "say"), SAID)
+async def test_what_the_client_says_is_what_the_protocol_has(
+    message_type: str, say: Callable[[RtviClient], Awaitable[str]]
+) -> None:
+    async def script(server: Peer) -> None:
+        await server.ready()
+        wire = await server.receive()
+        assert isinstance(wire, ClientText)
+        envelope = decode_envelope(wire.data)
+        assert envelope.type == message_type
+        decode_payload(envelope, CLIENT[message_type])
+        await server.say("server-message", "understood")
+
+    async with peer(script) as url, RtviClient.connect(url) as client:
+        await say(client)
+        assert (await client.wait_for("server-message")).data == "understood"

@@ -16,6 +16,7 @@ import pytest
 
 import rtvi_actors as rtvi
 from examples import (
+    client_tools,
     crash_and_restart,
     custom_actor,
     echo_bot,
@@ -23,6 +24,7 @@ from examples import (
     inspect_registry,
     mount_in_fastapi,
     supervision,
+    ui_worker,
 )
 from rtvi_actors.client import RtviClient
 from rtvi_actors.streams import ServerAudio, ServerText
@@ -43,6 +45,11 @@ PRINTED = {
         '"type":"server-response","label":"rtvi-ai","id":"client-message","data":{"t":"weather","d":{"celsius":24}}',
         '"type":"bot-llm-text","label":"rtvi-ai","data":{"text":"hello "}',
         '"type":"bot-llm-stopped"',
+    ),
+    "client_tools.py": (
+        "← llm-function-call-in-progress {",
+        "→ llm-function-call-result {",
+        "← bot-llm-text {'text': 'You are in Oslo.'}",
     ),
     "custom_actor.py": ('"data":"note 1: milk"', '"data":"note 2: eggs"', '"error":"Invalid message: ID (data.text)"'),
     "simulated_test.py": (
@@ -69,6 +76,16 @@ PRINTED = {
         "the bot was told: are you there?",
         "Audio was restarted 1 time; incarnation 2",
         "the reference that we had still works: True",
+    ),
+    "ui_worker.py": (
+        "- main [e1]\n",
+        '  - button "Green tea, 50 g" [e3] (focused)\n',
+        "{'command': 'toast', 'payload': {'title': 'You have opened the teas', 'duration_ms': 2000}}",
+        "{'command': 'highlight', 'payload': {'ref': 'e3', 'duration_ms': 1500}}",
+        "{'kind': 'group_started'",
+        "'worker_name': 'stock', 'status': 'completed'",
+        "'worker_name': 'reviews', 'status': 'completed'",
+        "{'kind': 'group_completed'",
     ),
     "from_threads.py": (
         "words spoken: 2",
@@ -133,7 +150,7 @@ def test_the_script_runs_to_its_end_and_prints_what_happened(script: str) -> Non
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "example",
-    [echo_bot, custom_actor, inspect_registry, crash_and_restart, supervision],
+    [echo_bot, client_tools, custom_actor, inspect_registry, crash_and_restart, supervision, ui_worker],
     ids=lambda module: module.__name__,
 )
 async def test_the_example_runs_on_both_event_loops(example: Any, capsys: pytest.CaptureFixture[str]) -> None:

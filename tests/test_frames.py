@@ -9,8 +9,8 @@ from rtvi_actors.protocol.envelope import Json
 from rtvi_actors.runtime.mailbox import encode, type_decoder
 
 STRUCTS = [getattr(frames, name) for name in frames.__all__]
-PARTS = {frames.LLMMessage, frames.BotFrame}
-"""Not frames of their own: a part of one, and the name of a union."""
+PARTS = {frames.LLMMessage, frames.UserFile, frames.FunctionCall, frames.BotFrame}
+"""Not frames of their own: parts of one, and the name of a union."""
 
 
 def test_every_frame_is_frozen_and_tagged() -> None:

@@ -22,8 +22,10 @@ RANKS: dict[str, int] = {
     "errors": 0,
     **dict.fromkeys(("protocol", "runtime"), 1),
     **dict.fromkeys(("streams", "frames", "messages", "resampling", "ledger", "outbox", "concern", "options"), 2),
+    **dict.fromkeys(("reporting", "loudness", "redaction", "files"), 2),
     **dict.fromkeys(("concerns", "transports"), 3),
     **dict.fromkeys(("losses", "commands", "declared", "control", "bot", "wire"), 4),
+    **dict.fromkeys(("reports", "ui_commands", "calls", "logs"), 4),
     "session": 5,
     **dict.fromkeys(("adapters", "inspection"), 6),
     **dict.fromkeys(("client", "testing", "web", "server", "cli", ""), 7),
@@ -33,6 +35,10 @@ RANKS: dict[str, int] = {
 NOT_BELOW: dict[str, tuple[int, ...]] = {
     "bot": (3,),
     "commands": (3,),
+    "reports": (3,),
+    "ui_commands": (3,),
+    "calls": (3,),
+    "logs": (3,),
     "losses": (3,),
     "declared": (3,),
     "control": (3,),
@@ -43,7 +49,7 @@ NOT_BELOW: dict[str, tuple[int, ...]] = {
 """Rooms that may not import all that is below them: they talk to actors by name and through messages."""
 
 ORDERS: dict[str, tuple[str, ...]] = {
-    "protocol": ("versions", "envelope", "client", "server", "ui", "codec", "handshake", "pcm", "segments"),
+    "protocol": ("versions", "envelope", "client", "ui", "server", "codec", "handshake", "pcm", "files", "segments"),
     "runtime": (
         "clock",
         "backend",
@@ -69,12 +75,25 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "simulation",
     ),
     "inspection": ("tree", "text"),
-    "web": ("http", "tickets", "pages"),
+    "web": ("http", "tickets", "uploads", "pages"),
     "concerns": (),
     "transports": ("frames_pb2", "serializers"),
     "": (
-        *("streams", "frames", "messages", "resampling", "ledger", "outbox", "concern", "options"),
-        *("losses", "commands", "declared", "control", "bot", "wire"),
+        *(
+            "streams",
+            "frames",
+            "messages",
+            "reporting",
+            "resampling",
+            "loudness",
+            "redaction",
+            "files",
+            "ledger",
+            "outbox",
+            "concern",
+            "options",
+        ),
+        *("losses", "reports", "ui_commands", "commands", "declared", "logs", "control", "calls", "bot", "wire"),
         *("client", "testing", "web", "server", "cli", ""),
     ),
 }
@@ -95,13 +114,16 @@ SIMULATED = {"runtime.virtual", "runtime.post", "runtime.simulation"}
 LOOPS = {"asyncio", "trio", "uvloop", "sniffio"}
 EXTRAS = (
     *("starlette", "uvicorn", "websockets", "uvloop", "google.protobuf", "soxr", "numpy", "typer", "rich"),
-    *("fastapi", "httpx", "pipecat", "aiortc", "trio"),
+    *("fastapi", "httpx", "pipecat", "aiortc", "trio", "python_multipart"),
 )
 
 GENERATED = {"transports.frames_pb2"}
 DECLARATIONS = {"frames", "messages", "options", "streams"}
 """Modules of Structs and Protocols: what they declare is tested where it is used."""
-NO_MODULE = {"test_examples.py", "test_fuzz.py", "test_house.py", "test_readme.py", "test_restart.py", "test_soak.py"}
+NO_MODULE = {
+    *("test_capabilities.py", "test_examples.py", "test_fuzz.py", "test_house.py", "test_readme.py", "test_restart.py"),
+    *("test_golden_sessions.py", "test_round_trips.py", "test_soak.py", "test_text_injection.py"),
+}
 """Tests of the whole, at the top of tests/."""
 NO_MIRROR = {"e2e", "pykka_suite", "simulated", "vectors"}
 """Folders of tests that drive the whole from outside."""
@@ -306,9 +328,13 @@ def test_a_child_links_only_to_those_that_its_table_names(child: str) -> None:
     assert _linked(child) <= allowed
 
 
+BOT = ("bot", "calls", "commands", "reports", "ui_commands")
+"""Where the bot's methods are."""
+
+
 def _linked(child: str) -> set[str]:
     """The names in `self.link("name")`, with what the base class links to for it."""
-    modules = ("bot", "commands") if child == "bot" else (f"concerns.{child}",)
+    modules = BOT if child == "bot" else (f"concerns.{child}",)
     names: set[str] = set()
     for module in modules:
         constants = {**_constants(TREES["messages"]), **_constants(TREES[module])}

@@ -8,7 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import data, integers, sampled_from
 
 from rtvi_actors.errors import InvalidData
-from rtvi_actors.ledger import LOGGED_AT_ONCE, Ledger, OpenRequest
+from rtvi_actors.frames import LLMMessagesAppend
+from rtvi_actors.ledger import LOGGED_AT_ONCE, Ledger, OpenRequest, WaitingText
 from rtvi_actors.messages import Outcome
 
 
@@ -98,6 +99,28 @@ def test_a_number_whose_end_is_on_its_way_is_nobodys_to_end_and_is_forgotten_wit
     ledger.end_control(1)
     ledger.end_control(2)
     assert ledger.ended == {2}
+
+
+def test_a_number_that_has_ended_waits_for_nothing_more() -> None:
+    ledger = Ledger("s", lambda: 0.0)
+    for seq in (1, 2):
+        ledger.arrived()
+        ledger.begin_control((seq, 0))
+        ledger.texts.hold((seq, WaitingText(LLMMessagesAppend(()))))
+        ledger.door.more.add(seq)
+    ledger.complete_control((1, Outcome.ANSWERED))
+    assert (list(ledger.texts.waiting), ledger.door.more) == ([2], {2})
+
+
+def test_texts_that_wait_until_everything_is_over_are_logged_and_dead(caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger("s", lambda: 0.0)
+    ledger.arrived()
+    ledger.begin_control((1, 0))
+    ledger.texts.hold((1, WaitingText(LLMMessagesAppend(()))))
+    ledger.close()
+    assert ledger.conservation().dead == 1
+    assert ledger.texts.waiting == {}
+    assert "1 texts could not be delivered" in caplog.text
 
 
 def test_audio_that_the_bot_drops_is_no_longer_delivered() -> None:

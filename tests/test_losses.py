@@ -24,6 +24,7 @@ from rtvi_actors.messages import (
     Received,
     ReceivedPcm,
     Release,
+    ReleaseTexts,
 )
 from rtvi_actors.outbox import Outbox
 from rtvi_actors.protocol.server import ErrorResponse, ErrorResponseData, ServerResponse, ServerResponseData
@@ -148,6 +149,25 @@ def test_a_release_lost_in_the_door_is_released_again_without_its_frames(books: 
     books.losses.lost("door", Release(3, Outcome.DELIVERED, (b"frame",), "m3"), "crashed")
     assert books.told("door") == [Release(3, Outcome.DEAD, (), "m3")]
     assert books.told("outbound")[0].id == "m3"
+
+
+def test_a_release_of_which_more_follows_costs_no_more_than_what_was_in_it(books: Books) -> None:
+    books.losses.lost("door", Release(3, None, (), "m3"), "crashed")
+    assert books.told("door") == books.told("outbound") == []
+    books.losses.lost("door", Release(4, None, (b"interruption",), "m4"), "crashed")
+    assert books.told("door") == [Release(4, Outcome.DEAD, (), "m4")]
+    assert books.told("outbound")[0].id == "m4"
+
+
+def test_text_hears_of_the_end_of_the_session_whatever_it_crashes_on(books: Books) -> None:
+    books.losses.lost("text", ReleaseTexts(), "crashed")
+    assert books.told("text") == [ReleaseTexts()]
+
+
+def test_the_client_hears_that_its_keys_are_lost(books: Books) -> None:
+    books.losses.lost("bot", frames.InputDTMF(("1",)), "crashed")
+    (told,) = books.told("outbound")
+    assert told.data.error.startswith("Exception processing message: s.")
 
 
 def test_the_release_of_a_request_lost_in_the_door_answers_the_request_once(books: Books) -> None:

@@ -41,5 +41,6 @@ def test_deferring_outside_a_handler_does_nothing() -> None:
 @pytest.mark.anyio
 async def test_every_message_is_declared_by_an_actor_of_the_session() -> None:
     async with calling(rtvi.Bot()) as call:
-        declared = {kind for name in CHILDREN for kind in call.session.actor(name).cell.mailbox.accepts or ()}
+        boxes = [call.session.actor(name).cell.mailbox for name in CHILDREN]
+        declared = {kind for box in boxes for kind in {*(box.accepts or ()), *box.accepts_bulk}}
         assert set(STRUCTS) <= declared

@@ -16,7 +16,9 @@ from rtvi_actors.client import RtviClient
 from rtvi_actors.commands import Commands
 from rtvi_actors.declared import EVENTS
 from rtvi_actors.messages import INTERRUPTION
+from rtvi_actors.reports import Reports
 from rtvi_actors.testing import Simulate, World
+from rtvi_actors.ui_commands import UICommands
 from tests.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,9 +83,13 @@ def test_it_lists_every_hook_command_and_report_and_none_that_is_not_there() -> 
     rows = dict(re.findall(r"^\| (\w[^|]*?) \| (.*) \|$", section("Three ways to use it"), re.MULTILINE))
     listed = {row: set(re.findall(r"`(\w+)`", text)) for row, text in rows.items()}
     assert listed["hooks"] == {*EVENTS.values(), "on_turn", "on_append", "on_audio"}
-    commands = {name for name in vars(Commands) if not name.startswith("_")}
-    deprecated = {"handle_function_call"}
-    assert listed["command"] | listed["report what your own speech stack does"] == commands - deprecated
+    assert listed["command"] == public(Commands) - {"handle_function_call", "ledger"}
+    assert listed["the client's page"] == public(UICommands)
+    assert listed["report what your own speech stack does"] == public(Reports)
+
+
+def public(owner: type) -> set[str]:
+    return {name for name in vars(owner) if not name.startswith("_")}
 
 
 def test_it_lists_the_client_message_types_that_are_routed() -> None:

@@ -21,13 +21,15 @@ from rtvi_actors.concerns.audio import Audio
 from rtvi_actors.concerns.door import Door
 from rtvi_actors.concerns.handshake import Handshake
 from rtvi_actors.concerns.ingress import Ingress
+from rtvi_actors.concerns.levels import Levels
 from rtvi_actors.concerns.observer import Observer
 from rtvi_actors.concerns.outbound import Outbound
 from rtvi_actors.concerns.playout import Playout
 from rtvi_actors.concerns.requests import Requests
 from rtvi_actors.concerns.text import Text
 from rtvi_actors.concerns.tools import Tools
-from rtvi_actors.messages import Answer, Ready, ReceivedPcm, Release
+from rtvi_actors.concerns.ui import UI
+from rtvi_actors.messages import Answer, Heard, Ready, ReceivedPcm, Release
 from rtvi_actors.session import CHILDREN
 from rtvi_actors.streams import ClientText
 from tests.session_kit import Call, Wire, calling, of_type
@@ -56,6 +58,7 @@ class Seen:
         self.clients = 0
         self.texts: list[str] = []
         self.results: list[str] = []
+        self.events: list[str] = []
         self.audio: list[bytes] = []
         self.started = anyio.Event()
         self.go_on = anyio.Event()
@@ -76,6 +79,9 @@ class Echo(rtvi.Bot):
 
     async def on_function_call_result(self, result: rtvi.FunctionCallResult) -> None:
         self.seen.results.append(result.tool_call_id)
+
+    async def on_ui_event(self, event: frames.UIEvent) -> None:
+        self.seen.events.append(event.event)
 
     def on_audio(self, frame: rtvi.InputAudioRaw) -> None:
         self.seen.audio.append(frame.audio)
@@ -100,7 +106,7 @@ def pcm(index: int) -> bytes:
 def is_victim(message: Any) -> bool:
     """Whether it is number `VICTIM`, in whatever form it has reached the actor."""
     match message:
-        case frames.OutputAudioRaw() | ReceivedPcm():
+        case frames.OutputAudioRaw() | ReceivedPcm() | Heard():
             return message.audio == pcm(VICTIM)
         case rtvi.Received():  # of whatever kind its concern serves
             return message.id[1:] == str(VICTIM)
@@ -124,9 +130,11 @@ HANDLERS: Final[dict[str, tuple[type[Any], str]]] = {
     "text": (Text, "on_received"),
     "requests": (Requests, "on_received"),
     "tools": (Tools, "on_received"),
+    "ui": (UI, "on_received"),
     "door": (Door, "on_release"),
     "bot": (Echo, "on_frame"),
     "playout": (Playout, "on_audio"),
+    "levels": (Levels, "on_heard"),
     "observer": (Observer, "on_ready"),
     "outbound": (Outbound, "on_answer"),
 }
@@ -139,15 +147,20 @@ LOSES: Final[dict[str, str]] = {
     "text": "t",
     "requests": "r",
     "tools": "f",
+    "ui": "u",
     "door": "r",
     "bot": "r",
     "playout": "played",
+    "levels": "",
     "observer": "",
     "outbound": "r",
 }
-"""Child → the kind of which one message is lost when its handler crashes. Observer loses none: it was ready."""
+"""Child → the kind of which one message is lost when its handler crashes.
+Observer loses none: it was ready. Of levels there are enough."""
 
-UNDELIVERED: Final = frozenset({"ingress", "handshake", "audio", "text", "requests", "tools", "door"})
+LOUD: Final = rtvi.ObserverParams(user_audio_level_enabled=True)
+
+UNDELIVERED: Final = frozenset({"ingress", "handshake", "audio", "text", "requests", "tools", "ui", "door"})
 """Those before the bot: what they crash on is dead; what is lost behind them had been delivered."""
 
 
@@ -159,7 +172,7 @@ def crash_once(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
 
     def crash(self: Any, message: Any) -> Any:
         if not waiting and is_victim(message):
-            waiting.append(len(self.cell.mailbox.user))
+            waiting.append(len(self.cell.mailbox))
             handler(self, message)  # what it sends must not leave
             raise Boom(name)
         return handler(self, message)
@@ -187,6 +200,7 @@ async def traffic(call: Call) -> None:
         await call.say(f"t{index}", f"t{index}", run_immediately=False)
         result = {"function_name": "f", "tool_call_id": f"f{index}", "arguments": {}, "result": "x"}
         await call.send("llm-function-call-result", f"f{index}", result)
+        await call.send("ui-event", f"u{index}", {"event": f"u{index}"})
 
 
 async def pile_up(call: Call, name: str) -> None:
@@ -219,6 +233,7 @@ def assert_sequences(call: Call, seen: Seen, heard: list[Wire], lost: str) -> No
     inputs = [wire["data"]["text"] for wire in of_type(heard, "user-input")]
     assert inputs == seen.texts == [f"t{i}" for i in without(lost == "t")]
     assert seen.results == [f"f{i}" for i in without(lost == "f")]
+    assert seen.events == [f"u{i}" for i in without(lost == "u")]
     assert seen.clients == 1 + len(without(lost == "c"))
     assert seen.audio == [pcm(i) for i in without(lost == "a")]
     assert [chunk.audio for chunk in call.audio] == [pcm(i) for i in without(lost in {"a", "played"})]
@@ -247,7 +262,7 @@ async def assert_goes_on(call: Call, name: str, ref: rtvi.ActorRef[Any]) -> None
 
 def assert_books(call: Call, dead: int) -> None:
     books = call.books
-    assert books.conservation.received == 1 + 1 + 5 * COUNT  # client-ready, the slow request, the traffic
+    assert books.conservation.received == 1 + 1 + 6 * COUNT  # client-ready, the slow request, the traffic
     assert books.conservation.dead == dead
     assert books.conservation.delivered == books.conservation.received - dead
     assert (books.conservation.open, books.open_requests, books.late, books.duplicates) == (0, 0, 0, 0)
@@ -262,7 +277,7 @@ async def test_a_crash_inside_a_handler_loses_that_message_and_nothing_else(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = Seen()
-    async with calling(Echo(seen), door_gap_s=60.0, credit=1000) as call:
+    async with calling(Echo(seen), door_gap_s=60.0, credit=1000, observer=LOUD) as call:
         ref = call.session.actor(name)
         await call.ask("slow", msg_id="slow")
         await seen.started.wait()
@@ -283,13 +298,13 @@ async def test_a_crash_inside_a_handler_loses_that_message_and_nothing_else(
 @pytest.mark.parametrize("name", CHILDREN)
 async def test_a_crash_between_messages_loses_nothing(name: str) -> None:
     seen = Seen()
-    async with calling(Echo(seen), door_gap_s=60.0, credit=1000) as call:
+    async with calling(Echo(seen), door_gap_s=60.0, credit=1000, observer=LOUD) as call:
         ref = call.session.actor(name)
         await call.ask("slow", msg_id="slow")
         await seen.started.wait()
         with held(call, name):
             await pile_up(call, name)
-            assert len(ref.cell.mailbox.user) >= QUEUED
+            assert len(ref.cell.mailbox) >= QUEUED
             call.session.system.crash(ref)
             await restarted(call, name)
         seen.go_on.set()

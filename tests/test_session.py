@@ -36,6 +36,8 @@ class Recorder(rtvi.Bot):
 
     async def on_client_message(self, message: rtvi.ClientMessage) -> None: ...
 
+    async def on_function_call_result(self, result: rtvi.FunctionCallResult) -> None: ...
+
     def on_audio(self, frame: rtvi.InputAudioRaw) -> None:
         self.audio.append(frame.audio)
 
@@ -75,7 +77,7 @@ async def test_control_messages_of_all_concerns_reach_the_bot_in_the_order_they_
             kinds: dict[str, tuple[str, Any]] = {
                 "c": ("client-ready", {"version": "2.0.0", "about": {"library": msg_id}}),
                 "r": ("client-message", {"t": "double", "d": 1}),
-                "t": ("send-text", {"content": "x"}),
+                "t": ("send-text", {"content": "x", "options": {"run_immediately": False}}),
                 "f": (
                     "llm-function-call-result",
                     {"function_name": "f", "tool_call_id": msg_id, "arguments": {}, "result": ""},

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 from rtvi_actors.concern import BuiltIn
 from rtvi_actors.errors import Dead, InvalidData, Rejected
 from rtvi_actors.frames import InputAudioRaw
-from rtvi_actors.messages import Outcome, Received, ReceivedPcm
+from rtvi_actors.messages import Heard, Outcome, Received, ReceivedPcm
 from rtvi_actors.protocol import pcm
 from rtvi_actors.protocol.client import RawAudio
 from rtvi_actors.runtime.context import savepoint
@@ -43,6 +44,8 @@ class Audio(BuiltIn):
     def _deliver(self, seq: int, chunks: Sequence[pcm.Pcm]) -> None:
         """To the bot's bulk lane, where it waits behind no control message and holds none up. It always has room there:
         the oldest gives way, which losses.py accounts for."""
+        if self.ledger.observer.user_audio_level_enabled:
+            self._measure(chunks)
         bot = self.link("bot")
         rollback = savepoint()
         last = len(chunks) - 1
@@ -54,6 +57,12 @@ class Audio(BuiltIn):
             self.later(self.ledger.complete_audio, (seq, Outcome.DROPPED))
         else:
             self.later(self.ledger.complete_audio, (seq, Outcome.DELIVERED))
+
+    def _measure(self, chunks: Sequence[pcm.Pcm]) -> None:
+        """What arrives is measured, whatever becomes of it. Levels that are no more cost nothing else."""
+        with suppress(Dead, Rejected):
+            for chunk in chunks:
+                self.link("levels").tell(Heard("user", chunk.audio, chunk.sample_rate, chunk.num_channels))
 
     def _end(self, message: Received, outcome: Outcome, frames: tuple[bytes, ...]) -> None:
         self.later(self.ledger.complete_audio, (message.seq, outcome))

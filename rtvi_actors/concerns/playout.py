@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from rtvi_actors.concern import BuiltIn
+from rtvi_actors.errors import Dead, Rejected
 from rtvi_actors.frames import (
     BotStartedSpeaking,
     BotStoppedSpeaking,
@@ -21,7 +23,7 @@ from rtvi_actors.frames import (
     SpeechLost,
     SpokenText,
 )
-from rtvi_actors.messages import FlushAudio, PlayAudio, Ready, Tick
+from rtvi_actors.messages import FlushAudio, Heard, PlayAudio, Ready, Tick
 from rtvi_actors.resampling import Resampler
 
 __all__ = ["CHUNK_S", "LEAD_S", "MAX_BUFFERED_S", "MAX_RESAMPLERS", "STOP_S", "Playout"]
@@ -183,9 +185,16 @@ class Playout(BuiltIn):
             self._played_until_s = max(self._played_until_s, now_s) + length_s
             self._sent.append(_Sent(self._played_until_s, chunk.segment_id, chunk.spoken_chars))
             self._emit(PlayAudio(chunk.pcm, chunk.sample_rate, chunk.num_channels))
+            if self.ledger.observer.bot_audio_level_enabled:
+                self._measure(chunk)
         if not self._waiting and not self._sent and self._speaking and now_s >= self._played_until_s + STOP_S:
             self._stop_speaking()
         self._plan(now_s)
+
+    def _measure(self, chunk: _Chunk) -> None:
+        """As it leaves, so that the level goes with what is played. Levels that are no more cost nothing else."""
+        with suppress(Dead, Rejected):
+            self.link("levels").tell(Heard("bot", chunk.pcm, chunk.sample_rate, chunk.num_channels))
 
     def _plan(self, now_s: float) -> None:
         if self._ticking or not self._speaking:
