@@ -173,6 +173,11 @@ class Losses:
         """The observer crashed on it; it finds the change in the ledger."""
         self._ledger.configure_observer((message.token, self._ledger.observer_with(message.token)))
 
+    def _speech(self, receiver: str, message: frames.OutputAudioRaw, reason: str) -> None:
+        """Playout crashed on it: what it was to speak is not heard, and its segment ends."""
+        if message.segment_id:
+            self._tell("observer", frames.SpeechLost(message.segment_id))
+
     def _ready(self, receiver: str, message: Ready, reason: str) -> None:
         """The observer crashed on what it only forwards: it leaves all the same."""
         with suppress(Dead, Rejected):
@@ -260,6 +265,7 @@ _LOST: Final[Mapping[type[Any], Callable[[Losses, str, Any, str], None]]] = Mapp
         frames.ClientMessage: Losses._frame,
         frames.FunctionCallResult: Losses._frame,
         frames.InputDTMF: Losses._frame,
+        frames.OutputAudioRaw: Losses._speech,
         frames.Interruption: Losses._interruption,
         frames.LLMConfigureOutput: Losses._configure,
         frames.ConfigureObserver: Losses._configure_observer,

@@ -61,9 +61,10 @@ class ObserverParams(Struct, frozen=True):
     ignored_sources: frozenset[str] = frozenset()
     """Sources of reports (`Commands.source`) that the client does not hear of."""
     skip_text_types: frozenset[str] = frozenset()
-    """Types of text that are not shown, nor their words."""
+    """Types of text that are not shown, nor their words. Generated text has no type: see `bot_llm_enabled`."""
     bot_output_transforms: tuple[tuple[str, TextTransform], ...] = ()
-    """For a type of text, or ``*`` for all: what to show instead, one after the other."""
+    """For a type of text, or ``*`` for all: what to show instead, one after the other. Generated text is ``sentence``:
+    transforms for other types alone leave it as it is."""
     audio_level_period_secs: float = 0.15
     """The least time between two levels of one side, in seconds."""
     function_call_report_level: Mapping[str, FunctionCallReportLevel] = MappingProxyType(
@@ -98,6 +99,8 @@ def _switch(name: str, value: Any) -> bool:
 
 
 def _names(name: str, value: Any) -> frozenset[str]:
+    if value is None:  # the peer's default: none
+        return frozenset()
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be texts, not {type(value).__name__}")
     names = frozenset(value)
@@ -130,6 +133,8 @@ def _level(name: str, value: Any) -> FunctionCallReportLevel:
 
 
 def _transforms(name: str, value: Any) -> tuple[tuple[str, TextTransform], ...]:
+    if value is None:
+        return ()
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be pairs of a type of text and a function, not {type(value).__name__}")
     return tuple(_transform(name, pair) for pair in value)

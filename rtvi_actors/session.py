@@ -341,7 +341,7 @@ class Session:
             for told in self._told:
                 await told
             await self._until(self._work_is_done)
-        await self._answer_what_is_open()
+        await self._answer_what_is_open(reason)
         self._over = True
         await self._writer.end(self.options.drain_s)
         self._ledger.log_left_out()
@@ -367,12 +367,15 @@ class Session:
             self._refs["text"].tell(ReleaseTexts())
         await self._until(lambda: _cell_is_quiet(self._refs["text"]) and _cell_is_quiet(self._refs["door"]))
 
-    async def _answer_what_is_open(self) -> None:
+    async def _answer_what_is_open(self, reason: str) -> None:
         """A client that is still there hears that nothing will come, behind what outbound has for it, and also where
         outbound was given up. What is left open, the ledger counts."""
-        outbound = self._refs["outbound"]
+        observer, outbound = self._refs["observer"], self._refs["outbound"]
+        if outbound.is_alive():
+            with suppress(Dead, Rejected):
+                observer.tell(EndSession(reason))  # what is open is closed, also where the host ends the session
         with anyio.move_on_after(self.options.drain_s):
-            await self._until(lambda: _cell_is_quiet(outbound))
+            await self._until(lambda: _cell_is_quiet(observer) and _cell_is_quiet(outbound))
         if self._reader.client_left or self._outbox.is_shut:
             return
         for token, request in list(self._ledger.requests.items()):

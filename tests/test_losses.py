@@ -242,3 +242,10 @@ def test_a_message_without_a_row_means_nothing_to_the_client(books: Books) -> No
     books.losses.lost("observer", frames.TTSStarted(), "crashed")
     assert all(books.told(name) == [] for name in CHILDREN)
     assert len(books.outbox) == 0
+
+
+@pytest.mark.parametrize(("segment_id", "told"), [(0, []), (7, [frames.SpeechLost(7)])])
+def test_speech_that_is_lost_ends_its_segment(segment_id: int, told: list[Any]) -> None:
+    books = Books()
+    books.losses.lost("playout", frames.OutputAudioRaw(b"", 16_000, 1, segment_id, "x"), "restarted")
+    assert books.refs["observer"].told == told

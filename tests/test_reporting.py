@@ -69,6 +69,8 @@ def test_each_level_has_what_those_before_it_have() -> None:
         ("audio_level_period_secs", 1, 1.0),
         ("function_call_report_level", {"f": "full", "*": FULL}, {"f": FULL, "*": FULL}),
         ("bot_llm_enabled", False, False),
+        ("skip_text_types", None, frozenset()),
+        ("bot_output_transforms", None, ()),
     ],
 )
 def test_a_value_is_kept_in_one_form(name: str, given: Any, kept: Any) -> None:
@@ -85,7 +87,6 @@ def test_a_value_is_kept_in_one_form(name: str, given: Any, kept: Any) -> None:
         ("bot_llm_enabled", None, TypeError),
         ("ignored_sources", "eval", TypeError),
         ("ignored_sources", [1], TypeError),
-        ("skip_text_types", None, TypeError),
         ("audio_level_period_secs", "1", TypeError),
         ("audio_level_period_secs", True, TypeError),
         ("audio_level_period_secs", -1, ValueError),

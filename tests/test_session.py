@@ -865,3 +865,29 @@ async def test_a_bot_that_never_ends_is_ended_at_its_deadline() -> None:
     async with calling(Endless()) as call:
         await call.send("disconnect-bot")
         assert await call.session.wait_closed() == "on_end failed"
+
+
+async def test_what_the_bot_was_saying_is_closed_when_the_host_ends_the_session() -> None:
+    async with calling(rtvi.Bot()) as call:
+        call.session.control.bot_text("open", segment_id=5, with_speech=False)
+        call.session.control.bot_text("held", segment_id=6)
+        await call.session.idle()
+    assert segments(call) == [(5, "new"), (6, "new"), (6, "completed"), (5, "completed")]
+
+
+async def test_what_the_bot_says_behind_its_own_end_is_closed_too() -> None:
+    class Late(rtvi.Bot):
+        async def on_turn(self, turn: rtvi.LLMMessagesAppend) -> None:
+            self.end()
+            self.bot_text("late", segment_id=5, with_speech=False)
+
+    async with calling(Late()) as call:
+        await call.say("hi")
+        await call.session.wait_closed()
+    assert segments(call) == [(5, "new"), (5, "completed")]
+
+
+def segments(call: Call) -> list[tuple[int, str]]:
+    """What has come of segments since."""
+    outputs = of_type(texts(call.client.drain()), "bot-output")
+    return [(wire["data"]["segment_id"], wire["data"]["spoken_status"]) for wire in outputs]

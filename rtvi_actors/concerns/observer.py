@@ -6,16 +6,16 @@ turns a message off, in `_SWITCHES` (PROTOCOL.md 2.1 and 2.3). The bot-output ru
 
 The parameters are in the ledger, for they hold functions. They change in the order of the reports
 (`ConfigureObserver`). A transform applies to a segment once, and to generated text, too: that is then told sentence by
-sentence.
+sentence, and nothing that quotes it otherwise is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from rtvi_actors import frames
 from rtvi_actors.concern import BuiltIn
@@ -28,7 +28,13 @@ from rtvi_actors.protocol.ui import JobGroups, JobGroupsState
 from rtvi_actors.reporting import FunctionCallReportLevel, ObserverParams
 from rtvi_actors.runtime.context import wall_time_s
 
-__all__ = ["Observer"]
+__all__ = ["OWN_IDS", "Observer"]
+
+OWN_IDS: Final = 2_000_000_000
+"""Where the ids begin that the observer gives: beyond the bot's (`Bot.next_segment_id`), and far from a host's own. Of
+two segments with the same id only the first would be shown."""
+
+M = TypeVar("M")
 
 Report: TypeAlias = (
     frames.UserStartedSpeaking
@@ -88,7 +94,7 @@ class Observer(BuiltIn):
 
     def __init__(self) -> None:
         super().__init__()
-        self._segments = Segments()
+        self._segments = Segments(SegmentsState(next_id=OWN_IDS))
         self._jobs = JobGroups()
         self._sentences = Sentences()
         self._shown = self._by_sentence = self._responding = False
@@ -117,7 +123,7 @@ class Observer(BuiltIn):
 
     def on_message(self, message: AnyServerMessage | Answer) -> None:
         """Said by the host from outside: ready as it is."""
-        self.link("outbound").tell(message)
+        self.link("outbound").tell(self._ready_made(message))
 
     def on_end_session(self, message: EndSession) -> None:
         """What is open is closed before the session is."""
@@ -182,7 +188,16 @@ class Observer(BuiltIn):
         if report.source in self._params.ignored_sources:
             return ()
         message = self.cell.declaration.decode(report.report)  # type: ignore[union-attr]
-        return (message,) if isinstance(message, ServerMessage) else _REPORTS[type(message)](self, message)
+        if isinstance(message, ServerMessage):
+            return (self._ready_made(message),)
+        return _REPORTS[type(message)](self, message)
+
+    def _ready_made(self, message: M) -> M | server.BotLlmSearchResponse:
+        """Of what a search found, the answer is generated text in pieces that no transform fits: its sources alone."""
+        if not (self._by_sentence and isinstance(message, server.BotLlmSearchResponse)):
+            return message
+        origins = tuple(structs.replace(origin, results=()) for origin in message.data.origins)
+        return server.BotLlmSearchResponse(data=server.BotLlmSearchResponseData(origins=origins))
 
     def _transform(self, text: str, kind: str) -> str | None:
         """What is shown in place of a text; `None` where that cannot be told, so that it is not shown."""
@@ -214,16 +229,16 @@ class Observer(BuiltIn):
         yield server.BotLlmStarted()
 
     def _llm_text(self, report: frames.LLMText) -> Iterable[Shown]:
-        self._shown = report.shown
         if report.whole:
             return self._llm_whole(report.text)
+        self._shown = report.shown
         out = [] if self._by_sentence else self._llm(report.text)
         sentence = self._sentences.add(report.text)
         return out if sentence is None else out + self._sentence(sentence, report.shown)
 
     def _llm_whole(self, text: str) -> list[Shown]:
         """A sentence of its own: what was before it is another, and its bot-output is reported apart."""
-        before = self._sentence(self._sentences.finish(), shown=True)
+        before = self._sentence(self._sentences.finish(), self._shown)
         return before + ([] if self._by_sentence else self._llm(text)) + self._sentence(text, shown=False)
 
     def _llm(self, text: str) -> list[Shown]:
@@ -245,11 +260,17 @@ class Observer(BuiltIn):
             out += self._segments.text(sentence, shown=text, will_be_spoken=False, hidden=hidden)
         return out
 
+    def _marker(self, report: frames.LLMMarkerResponse) -> Iterable[Shown]:
+        """`raw` is the whole response: no text that a transform is made for."""
+        raw = "" if self._by_sentence else report.raw
+        kind = UNSET if report.kind is None else report.kind
+        yield server.BotLlmMarker(data=server.BotLlmMarkerData(report.marker, raw, kind, report.markers))
+
     def _llm_end(self, report: frames.LLMFullResponseEnd) -> Iterable[Shown]:
         if report.if_open and not self._responding:
             return
         self._responding = False
-        yield from self._sentence(self._sentences.finish(), report.shown)
+        yield from self._sentence(self._sentences.finish(), report.shown and self._shown)
         yield server.BotLlmStopped()
 
     # -- what the bot says ---------------------------------------------------------------------
@@ -268,9 +289,10 @@ class Observer(BuiltIn):
         )
 
     def _tts_text(self, report: frames.TTSText) -> Iterable[Shown]:
-        """What of a segment is shown, its own transform has told already."""
-        known = report.segment_id is not None and self._segments.knows(report.segment_id)
-        shown = report.text if known else self._transform(report.text, report.type)
+        """What of a transformed segment is shown, its own transform has told already."""
+        said = None if report.segment_id is None else self._segments.said(report.segment_id)
+        is_told = said is not None and (said.is_transformed or said.hidden)
+        shown = report.text if is_told else self._transform(report.text, report.type)
         return self._segments.speech(
             report.text,
             type=report.type,
@@ -348,11 +370,6 @@ def _user_input(
     return server.UserInput(data=data)
 
 
-def _marker(report: frames.LLMMarkerResponse) -> ServerMessage:
-    kind = UNSET if report.kind is None else report.kind
-    return server.BotLlmMarker(data=server.BotLlmMarkerData(report.marker, report.raw, kind, report.markers))
-
-
 _RANKS: Final = {level: rank for rank, level in enumerate(FunctionCallReportLevel)}
 """Each level has what those before it have."""
 _NONE: Final = _RANKS[FunctionCallReportLevel.NONE]
@@ -388,7 +405,7 @@ _REPORTS: Final[Mapping[type[Any], Callable[[Observer, Any], Iterable[Shown]]]] 
         frames.LLMFullResponseStart: Observer._llm_start,
         frames.LLMText: Observer._llm_text,
         frames.LLMFullResponseEnd: Observer._llm_end,
-        frames.LLMMarkerResponse: lambda _, report: (_marker(report),),
+        frames.LLMMarkerResponse: Observer._marker,
         frames.AggregatedText: Observer._aggregated,
         frames.AggregatedTextProgress: lambda observer, report: observer._segments.progress(
             report.segment_id, report.accumulated_text, report.remaining_text

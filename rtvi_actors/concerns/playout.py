@@ -142,6 +142,8 @@ class Playout(BuiltIn):
     def _queue(self, frame: OutputAudioRaw) -> None:
         """Resample, and cut into chunks that know how far the text is spoken when they have played."""
         pcm, rate_hz, channels = self._converted(frame)
+        if frame.segment_id and not pcm:  # too short to be anything at the client's rate
+            self.link("observer").tell(SpeechLost(frame.segment_id))
         step = max(1, int(rate_hz * CHUNK_S)) * 2 * channels
         ends = [match.end() for match in _WORD_END.finditer(frame.text)]
         for start in range(0, len(pcm), step):

@@ -352,7 +352,7 @@ def to_json(value: Any) -> Json:
         raise NotJson("text with a lone surrogate") from error
     except RecursionError as error:
         raise NotJson("a value nested too deeply") from error
-    except (TypeError, NotImplementedError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:  # ValueError: an integer of thousands of digits
         raise NotJson(str(error)) from error
 
 

@@ -136,7 +136,7 @@ class Speech(Struct, frozen=True):
     segment_id: int | None
     text: str
     shown: str
-    """In place of `text`, where no segment says what is shown."""
+    """In place of `text`, where no transformed segment says what is shown."""
     type: str
     spoken: bool
     hidden: bool
@@ -259,8 +259,8 @@ class Segments:
         """A piece of text as synthesised, and, where `spoken`, as bot-output: ``word`` and ``token`` as a part of their
         segment, any other type as all of it, or as a segment of its own.
 
-        What is spoken waits for the bot to speak. `shown` and `hidden` count where no segment says what is shown; what
-        its type hides is hidden in any segment. Raises as `text` does.
+        What is spoken waits for the bot to speak. `shown` counts unless a transformed segment says what is shown,
+        `hidden` in any segment. Raises as `text` does.
         """
         _check(segment_id)
         speech = Speech(segment_id, text, text if shown is None else shown, type, spoken, hidden)
@@ -274,8 +274,7 @@ class Segments:
         """
         segment = self._open(segment_id)
         if segment is not None:
-            self._end(segment)
-            return _closed(segment)
+            return self._cut(segment)
         if not self._is_held(segment_id):
             return []
         held: list[Report] = []
@@ -310,8 +309,7 @@ class Segments:
         out: list[Shown] = [BotInterrupted()]
         for segment in reversed(self.state.segments):
             if segment.said.interruptible and not segment.said.hidden:
-                self._end(segment)
-                out += _closed(segment)
+                out += self._cut(segment)
             elif segment.said.interruptible:
                 self._put(structs.replace(segment, cut=True))
         self._drop_held()
@@ -331,8 +329,7 @@ class Segments:
         """The session is over: show what was held, close what is open."""
         out = self._release()
         for segment in reversed(self.state.segments):
-            self._end(segment)
-            out += _closed(segment)
+            out += self._cut(segment)
         return out
 
     # -- ids -----------------------------------------------------------------------
@@ -349,8 +346,12 @@ class Segments:
 
     def knows(self, segment_id: int) -> bool:
         """Whether a segment is held or open."""
+        return self.said(segment_id) is not None
+
+    def said(self, segment_id: int) -> Text | None:
+        """A segment that is held or open."""
         segment = self._open(segment_id)
-        return (segment is not None and not segment.cut) or self._is_held(segment_id)
+        return segment.said if segment is not None and not segment.cut else self._held_text(segment_id)
 
     # -- what is held --------------------------------------------------------------
 
@@ -367,13 +368,14 @@ class Segments:
         self._set(held=tuple(rest))
         out = self._play(oldest)
         segment = self._open(oldest.segment_id) if isinstance(oldest, Text) else None
-        if segment is not None:
-            self._end(segment)
-            out += _closed(segment)
-        return out
+        return out if segment is None else out + self._cut(segment)
 
     def _is_held(self, segment_id: int) -> bool:
-        return any(isinstance(report, Text) and report.segment_id == segment_id for report in self.state.held)
+        return self._held_text(segment_id) is not None
+
+    def _held_text(self, segment_id: int) -> Text | None:
+        texts = (report for report in self.state.held if isinstance(report, Text))
+        return next((said for said in texts if said.segment_id == segment_id), None)
 
     def _release(self) -> list[Shown]:
         """Show what is held, in order."""
@@ -492,7 +494,7 @@ class Segments:
             return []
         if not speech.spoken:
             whole = "" if is_part else segment.said.shown
-            return _tts(segment.said.type, whole if segment.said.is_transformed else speech.text, speech)
+            return _tts(segment.said.type, whole if segment.said.is_transformed else speech.shown, speech)
         return self._speak_part(segment, speech) if is_part else self._speak_whole(segment, speech)
 
     def _speak_whole(self, segment: Segment, speech: Speech) -> list[Shown]:
@@ -503,16 +505,18 @@ class Segments:
         if segment.seen:
             spoken = UNSET if segment.words_by else True
             out.append(_output(said, "completed", SpokenProgress(segment.all_shown, ""), spoken))
-        return out + _tts(said.type, said.shown if said.is_transformed else speech.text, speech)
+        return out + _tts(said.type, said.shown if said.is_transformed else speech.shown, speech)
 
     def _speak_part(self, segment: Segment, speech: Speech) -> list[Shown]:
         """A word of a segment, for clients of 1.x; those of 2.x get progress, which comes apart."""
         said, word = segment.said, speech.text.strip()
         found = _locate(said.text, word, segment.worded)
-        shown = _shown_part(segment, found) if said.is_transformed else word
         after = structs.replace(segment, words_by=segment.words_by or "report")
         self._put(after if found is None else structs.replace(after, worded=found.until))
-        text = speech.text.replace(word, shown, 1) if shown or not word else ""
+        text = speech.shown
+        if said.is_transformed:
+            shown = _shown_part(segment, found)
+            text = speech.text.replace(word, shown, 1) if shown or not word else ""
         out: list[Shown] = []
         if text and after.words_by == "report" and segment.seen:
             out += _gated(said.type, _word(said, text, speech.type))
@@ -552,6 +556,13 @@ class Segments:
             segments = (*segments, segment)
         self._set(segments=segments)
 
+    def _cut(self, segment: Segment) -> list[Shown]:
+        """Close a segment. Words of it may still come."""
+        self._end(segment)
+        if segment.said.hidden:
+            self._remember(segment.said, late_hidden=True)
+        return _closed(segment)
+
     def _end(self, segment: Segment) -> None:
         said = segment.said
         self._set(segments=tuple(each for each in self.state.segments if each.said.segment_id != said.segment_id))
@@ -580,9 +591,7 @@ class Segments:
         """Close the oldest segment when there are too many."""
         if len(self.state.segments) < LIMIT:
             return []
-        oldest = self.state.segments[0]
-        self._end(oldest)
-        return _closed(oldest)
+        return self._cut(self.state.segments[0])
 
     def _set(self, **changes: object) -> None:
         self.state = structs.replace(self.state, **changes)
@@ -710,7 +719,8 @@ class Sentences:
     def add(self, text: str) -> str | None:
         """Collect; returns all that is pending when it ends a sentence."""
         self.pending += text
-        return self.finish() if _SENTENCE_END.search(self.pending[-_TAIL_CHARS:]) else None
+        ends = len(self.pending) > _MAX_CHARS or _SENTENCE_END.search(self.pending[-_TAIL_CHARS:])
+        return self.finish() if ends else None
 
     def finish(self) -> str | None:
         """The response is over: what is pending, if it says anything (deviation D19)."""
@@ -722,5 +732,7 @@ class Sentences:
         self.pending = ""
 
 
+_MAX_CHARS: Final = 16_384
+"""A longer text is taken for a sentence: one whose end never comes keeps memory bounded."""
 _TAIL_CHARS: Final = 64
 """How far back a sentence end is looked for: a fixed amount of work per token, however long the sentence."""

@@ -10,7 +10,7 @@ from msgspec import structs
 import rtvi_actors as rtvi
 from rtvi_actors import frames
 from rtvi_actors.concerns import observer as observer_module
-from rtvi_actors.concerns.observer import _REPORTS, _SWITCHES
+from rtvi_actors.concerns.observer import _REPORTS, _SWITCHES, OWN_IDS
 from rtvi_actors.protocol import server, ui
 from rtvi_actors.protocol.envelope import Json
 from tests.session_kit import Call, Wire, calling, of_type, types
@@ -37,6 +37,35 @@ async def test_a_sentence_is_told_when_it_ends_and_what_is_left_at_the_end() -> 
         control.llm_stopped()
         heard = await call.heard()
         assert [wire["data"]["text"] for wire in of_type(heard, "bot-transcription")] == ["One. Two.", " three"]
+
+
+async def test_a_sentence_that_is_not_to_be_shown_is_not_shown_before_speech_nor_at_the_end() -> None:
+    class Answering(rtvi.Bot):
+        async def on_turn(self, turn: rtvi.LLMMessagesAppend) -> None:
+            async with self.response() as out:
+                self.llm_text("Not shown, ")
+                await out.say("Shown.", b"", 16_000)
+                await out.text("Shown, ")
+                await out.say("too.", b"", 16_000)
+                self.llm_text("At the end")
+
+    async with calling(Answering()) as call:
+        await call.say("hi")
+        heard = await call.heard()
+        assert texts(heard, "bot-output") == ["Shown.", "Shown, ", "too."]
+        assert texts(heard, "bot-transcription") == ["Not shown, ", "Shown.", "Shown, ", "too.", "At the end"]
+
+
+async def test_a_segment_without_an_id_never_takes_that_of_another() -> None:
+    async with calling(rtvi.Bot()) as call:
+        control = call.session.control
+        control.bot_text("one", segment_id=1)
+        control.bot_text("two", will_be_spoken=False)
+        control.bot_text("three", segment_id=2)
+        control.bot_started_speaking()
+        outputs = of_type(await call.heard(), "bot-output")
+        assert texts(outputs, "bot-output") == ["one", "two", "three"]
+        assert [wire["data"]["segment_id"] for wire in outputs] == [1, OWN_IDS, 2]
 
 
 async def test_segments_and_the_unfinished_sentence_survive_a_crash() -> None:
@@ -454,6 +483,30 @@ async def test_a_transform_that_blanks_text_blanks_it_everywhere() -> None:
         assert "secret" not in str(heard)
         assert texts(heard, "bot-llm-text") == texts(heard, "bot-transcription") == ["Public.", "The end."]
         assert texts(heard, "bot-output") == ["", "Public.", "", "", "The end."]
+
+
+async def test_nothing_quotes_generated_text_past_its_transform() -> None:
+    params = transforming(("sentence", without_secrets), bot_llm_marker_enabled=True)
+    async with calling(rtvi.Bot(), observer=params) as call:
+        origin = server.SearchOrigin("https://site", "Site", (server.SearchResult("a secret"),))
+        found = server.BotLlmSearchResponseData("a secret", "<b>secret</b>", (origin,))
+        for host in (call.session.control, call.session.control.source("a")):
+            host.llm_marker("Done. A secret.", "Done", "turn", ["Done"])
+            host.search_response(found)
+        heard = [wire["data"] for wire in await call.heard()]
+        assert heard[0] == {"text": "Done", "raw": "", "kind": "turn", "markers": ["Done"]}
+        assert heard[1] == {"origins": [{"site_uri": "https://site", "site_title": "Site", "results": []}]}
+        assert heard[2:] == heard[:2]
+
+
+async def test_words_have_transforms_of_their_own_where_their_segment_is_shown_as_it_is() -> None:
+    async with calling(rtvi.Bot(), observer=transforming(("word", mask)), ready=False) as call:
+        await call.ready(version="1.3.0")
+        control = call.session.control
+        control.bot_started_speaking()
+        control.bot_text("One 2.", segment_id=1)
+        control.tts_text("2.", kind="word", segment_id=1)
+        assert texts(await call.heard(), "bot-output", "bot-tts-text") == ["One 2.", "*.", "*."]
 
 
 async def test_generated_text_that_waits_for_its_sentence_is_dropped_by_an_interruption() -> None:

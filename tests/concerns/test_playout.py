@@ -128,6 +128,13 @@ class TestInVirtualTime:
             assert caplog.text.count("bot audio is dropped") == 1
             assert await call.heard() == []
 
+    async def test_a_segment_whose_audio_is_too_short_to_be_played_holds_nothing_back(self) -> None:
+        async with calling(rtvi.Bot(), playing_rate_hz=RATE_HZ) as call:
+            call.session.control.bot_text("click", segment_id=5)
+            play(call, bytes(2), rate_hz=192_000, segment_id=5, text="click")
+            (shown,) = of_type(await call.heard(), "bot-output")
+            assert (shown["data"]["text"], shown["data"]["will_be_spoken"]) == ("click", False)
+
     async def test_a_segment_whose_audio_is_dropped_holds_nothing_back(self) -> None:
         async with calling(rtvi.Bot(), playing_rate_hz=RATE_HZ) as call:
             control = call.session.control

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from rtvi_actors.protocol import handshake, versions
 from rtvi_actors.protocol.client import AboutClient
@@ -114,3 +115,44 @@ def test_the_state_depends_on_the_latest_request_alone(texts: list[str | None]) 
         assert state == alone
         assert kinds(effects) == kinds(same)
         assert answers(effects) == answers(same)
+
+
+class AnyHandshake(RuleBasedStateMachine):
+    """client-ready and bot-ready in any order, against a model that knows the latest request and no more."""
+
+    @initialize(auto=st.booleans())
+    def begin(self, auto: bool) -> None:
+        self.state = HandshakeState(auto=auto)
+        self.latest = ("", "2.2.0", versions.UNKNOWN)
+        self.count = 0
+        self.is_ready = self.has_answered = False
+
+    @rule(
+        version=st.one_of(st.none(), st.text(max_size=8), st.sampled_from(["1.0.0", "1.2.0", "2.1.0", "3.0.0", "2.2"]))
+    )
+    def client_ready(self, version: str | None) -> None:
+        self.count += 1
+        agreed = versions.negotiate(version, f"r{self.count}")
+        self.latest = (f"r{self.count}", agreed.echo, agreed.version)
+        self.state, effects = handshake.client_ready(self.state, ready(version, f"r{self.count}"))
+        welcome = [StartAudio, Announce] if agreed.error is None else [Refuse, StartAudio, Announce]
+        assert kinds(effects) == [*welcome, *([AnswerReady] if self.state.auto else [])]
+        assert answers(effects) == ([self.latest[:2]] if self.state.auto else [])
+        self.is_ready = True
+        self.has_answered |= self.state.auto
+
+    @rule()
+    def bot_ready(self) -> None:
+        self.state, effects = handshake.bot_ready(self.state)
+        assert kinds(effects) == [AnswerReady]
+        assert answers(effects) == [self.latest[:2]]
+        self.has_answered = True
+
+    @invariant()
+    def the_state_is_that_of_the_latest_request(self) -> None:
+        assert (self.state.client is ClientSide.READY) == self.is_ready
+        assert (self.state.bot is BotSide.READY) == self.has_answered
+        assert (self.state.request.id, self.state.version) == (self.latest[0], self.latest[2])
+
+
+TestAnyHandshake = AnyHandshake.TestCase

@@ -530,6 +530,19 @@ def test_no_word_of_a_transformed_segment_is_shown_that_is_not_found_in_it() -> 
     assert segments.speech("two", type="word", segment_id=1) == []
 
 
+def test_speech_of_a_segment_that_is_not_transformed_is_shown_as_its_own_transform_says() -> None:
+    for held in (True, False):
+        segments = Segments() if held else speaking()
+        messages = segments.text("code four two", will_be_spoken=True, segment_id=1)
+        messages += segments.speech("42", shown="##", type="word", segment_id=1)
+        messages += segments.speech("code 42", shown="", type="word", segment_id=1, spoken=False)
+        messages += segments.speech("code 42", shown="code ##", segment_id=1)
+        messages += segments.bot_started_speaking()
+        assert told(messages, V1) == [("sentence", "code four two"), ("word", "##")]
+        assert tts(messages, V2) == ["##", "code ##"]
+        assert not [text for text in _texts(seen(messages, V2)) if "42" in text]
+
+
 # -- turning bot-output off --
 
 
@@ -847,6 +860,8 @@ TestAnySequence.settings = settings(stateful_step_count=60)
         (["a\n", "b."], ["a\nb."], None),
         (["a@b.com ", "x."], ["a@b.com x."], None),
         (['He said "no."', " "], ['He said "no."'], None),
+        (["One;", " two"], ["One;"], " two"),
+        (["\u1230\u120b\u121d\u1362", "x"], ["\u1230\u120b\u121d\u1362"], "x"),
         (["", " "], [], None),
     ],
 )
@@ -862,6 +877,13 @@ def test_an_interrupted_sentence_is_not_glued_to_the_next() -> None:
     sentences.add("half a sent")
     sentences.drop()
     assert sentences.add("New one.") == "New one."
+
+
+def test_a_sentence_whose_end_never_comes_keeps_memory_bounded() -> None:
+    sentences = Sentences()
+    told = [sentence for _ in range(10_000) if (sentence := sentences.add("no end ")) is not None]
+    assert len(told) == 4
+    assert "".join((*told, sentences.pending)) == "no end " * 10_000
 
 
 def test_pending_text_is_all_there_is_to_keep() -> None:
