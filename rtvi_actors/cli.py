@@ -30,6 +30,7 @@ from rtvi_actors.inspection import ActorNode
 from rtvi_actors.inspection.text import short_name
 from rtvi_actors.protocol.files import MAX_BYTES as MAX_FILE_BYTES
 from rtvi_actors.protocol.files import FilePolicy
+from rtvi_actors.redaction import redact
 from rtvi_actors.server import ServerOptions, asgi
 from rtvi_actors.session import SessionOptions
 from rtvi_actors.web.http import ANY_ORIGIN
@@ -77,6 +78,8 @@ def serve(
 ) -> None:
     """Serve a bot: web page, RTVI over WebSocket, inspection."""
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).addFilter(_mask)
     with _refusing(ImportError, AttributeError, TypeError, FileNotFoundError):
         factory = load_bot(bot)
     options = ServerOptions(
@@ -106,6 +109,12 @@ def serve(
         server.run(sockets=[listener])
     if not server.started:
         raise typer.Exit(STARTUP_FAILED)
+
+
+def _mask(record: logging.LogRecord) -> bool:
+    """uvicorn names each WebSocket with its query string, where the token is."""
+    record.msg, record.args = redact(record.getMessage()), None
+    return True
 
 
 class _Announcing(uvicorn.Server):

@@ -235,6 +235,7 @@ class Incoming:
 
         May write to the disk, so not on an event loop's thread.
         """
+        self._check_open()
         if self.size_bytes + len(chunk) > self._store.max_file_bytes:
             raise FileTooLarge(self._store.max_file_bytes)
         self._store._reserve(len(chunk))
@@ -243,8 +244,7 @@ class Incoming:
 
     def keep(self) -> StoredFile:
         """All pieces are there. Once."""
-        if not self._open:
-            raise ValueError("this file is kept, or thrown away, already")
+        self._check_open()
         self._open = False
         file = StoredFile(
             secrets.token_urlsafe(24), self._format, self._name, self.size_bytes, self._session_id, self._content
@@ -258,6 +258,10 @@ class Incoming:
             self._open = False
             self._store._give_back(self.size_bytes)
             self._content.close()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ValueError("this file is kept, or thrown away, already")
 
     def __enter__(self) -> Self:
         return self

@@ -20,22 +20,23 @@ REDACTED: Final = "[REDACTED]"
 
 _FORMATS: Final = re.compile(
     r"""
-      -----BEGIN\ [A-Z0-9\ ]{0,64}?PRIVATE\ KEY(?:\ BLOCK)?-----          # PEM, OpenPGP: to its end, or the text's
+    (?: (?=-----BEGIN) | (?<![\w-])(?=eyJ) | \b(?!eyJ) )                  # where one may begin; more may be glued to it
+    (?:
+        -----BEGIN\ [A-Z0-9\ ]{0,64}?PRIVATE\ KEY(?:\ BLOCK)?-----        # PEM, OpenPGP: to its end, or the text's
           (?s:.*?)(?:-----END\ [A-Z0-9\ ]{0,64}?PRIVATE\ KEY(?:\ BLOCK)?-----|\Z)
-    | (?<![\w-])eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+                        # JSON Web Token
-    | \b(?:
-          [sr]k[-_][\w-]{20,}+                                            # OpenAI, Anthropic, Stripe, ElevenLabs
-        | A(?:KIA|SIA|BIA|CCA|3T[A-Z0-9])[A-Z0-9]{16,}+                   # AWS access key ids
-        | ABSK[A-Za-z0-9+/=]{100,}+ | bedrock-api-key-[\w+/=-]++          # Amazon Bedrock
-        | AIza[\w-]{35,}+ | ya29\.[\w-]{20,}+                             # Google
-        | gh[pousr]_[A-Za-z0-9]{36,}+ | github_pat_\w{60,}+ | glpat-[\w-]{20,}+
-        | xox[a-z]-[A-Za-z0-9-]{10,}+ | xapp-\d-[A-Za-z0-9-]{10,}+        # Slack
-        | (?<=hooks\.slack\.com/services/)[\w/]{20,}+
-        | (?:hf|api_org)_[A-Za-z]{30,}+                                   # Hugging Face
-        | (?:gsk|pplx|xai|r8|npm)[-_][A-Za-z0-9]{30,}+                    # Groq, Perplexity, xAI, Replicate, npm
-        | (?:SK[0-9a-fA-F]{32})++                                         # Twilio
-        | SG\.[\w-]{16,}+\.[\w-]{16,}+                                    # SendGrid
-      )
+      | eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+                                # JSON Web Token
+      | [sr]k[-_][\w-]{20,}+                                              # OpenAI, Anthropic, Stripe, ElevenLabs
+      | A(?:KIA|SIA|BIA|CCA|3T[A-Z0-9])[A-Z0-9]{16,}+                     # AWS access key ids
+      | ABSK[A-Za-z0-9+/=]{100,}+ | bedrock-api-key-[\w+/=-]++            # Amazon Bedrock
+      | AIza[\w-]{35,}+ | ya29\.[\w-]{20,}+                               # Google
+      | gh[pousr]_[A-Za-z0-9]{36,}+ | github_pat_\w{60,}+ | glpat-[\w-]{20,}+
+      | xox[a-z]-[A-Za-z0-9-]{10,}+ | xapp-\d-[A-Za-z0-9-]{10,}+          # Slack
+      | (?<=hooks\.slack\.com/services/)[\w/]{20,}+
+      | (?:hf|api_org)_[A-Za-z]{30,}+                                     # Hugging Face
+      | (?:gsk|pplx|xai|r8|npm)[-_][A-Za-z0-9]{30,}+                      # Groq, Perplexity, xAI, Replicate, npm
+      | SK[0-9a-fA-F]{32}                                                 # Twilio
+      | SG\.[\w-]{16,}+\.[\w-]{16,}+                                      # SendGrid
+    )++
     """,
     re.VERBOSE,
 )
@@ -52,7 +53,7 @@ _NAMED: Final = re.compile(
     rf"""
       (?<![\w.-]) (?<!//) (?P<name>[A-Za-z][\w.-]*+) (?:\\{{0,3}}["'])?   # quoted as JSON or a repr does
       \s*+ (?: := | => | [:=] ) \s*+
-      (?:{_SCHEME}\s++)?
+      (?:{_SCHEME}\s++(?![:=]))?                                            # not a name of its own: key = …
     """,
     re.VERBOSE,
 )
@@ -65,7 +66,7 @@ _VALUE: Final = re.compile(
 )
 """Quoted, or up to the next delimiter; a quote that does not close (a text cut short) is none."""
 
-_WORD: Final = re.compile(r"[A-Z]++(?![a-z])|[A-Z]?[a-z]++|[A-Z]")
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]++")
 _SECRET_WORDS: Final = frozenset(
     (
         *("auth", "authorization", "authtoken", "jwt", "sig", "signature", "token", "accesstoken", "cookie"),
@@ -80,12 +81,15 @@ _NO_SECRET: Final = frozenset(("error", "exception", "warning"))
 
 
 def redact(text: str) -> str:
-    """The text with every secret that is recognised replaced by `REDACTED`. Twice is as once."""
-    for _ in range(2):  # what stands glued to a key of PEM is found once that is masked
-        text = _FORMATS.sub(REDACTED, text)
+    """The text with every secret that is recognised replaced by `REDACTED`.
+
+    Twice is as once, but where a mask stands for what had kept a text from being a URL with a password: that is masked
+    then.
+    """
+    text = _FORMATS.sub(REDACTED, text)
     text = _URL_PASSWORD.sub(rf"\g<kept>{REDACTED}", text)
-    text = "".join(_without_named(text))
-    return _CREDENTIALS.sub(rf"\g<kept>{REDACTED}", text)
+    text = _CREDENTIALS.sub(rf"\g<kept>{REDACTED}", text)
+    return "".join(_without_named(text))
 
 
 def _without_named(text: str) -> Iterator[str]:

@@ -107,6 +107,9 @@ class UICommands:
 
         Without `workers` the group has those that appear. `cancellable` is whether the client may offer the user to
         cancel it: then the bot hears `on_ui_cancel_job_group`, and nothing else happens by itself.
+
+        What only the observer knows is not raised here but logged: 64 groups are open at once, or one of this id; a
+        crash of the bot has ended all of them as cancelled, the host's too.
         """
         if isinstance(workers, str):
             raise TypeError("workers must be names, not one name")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -39,10 +40,10 @@ def command(*arguments: str) -> list[str]:
 
 
 @contextmanager
-def served(bot_file: Path, *options: str) -> Iterator[str]:
+def served(bot_file: Path, *options: str, stderr: IO[str] | None = None) -> Iterator[str]:
     """`rtvi-actors serve` in a process of its own; yields the address that it prints."""
     arguments = command("serve", f"{bot_file}:EchoBot", "--port", "0", "--log-level", "error", *options)
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -110,6 +111,20 @@ def test_inspect_lists_the_actors_of_open_sessions(bot_file: Path) -> None:
     assert "1 sessions" in listed.stdout
     assert "EchoBot" in listed.stdout
     assert re.search(r"^ +handshake ", listed.stdout, re.MULTILINE)
+
+
+def test_a_token_stays_out_of_the_log(bot_file: Path, tmp_path: Path) -> None:
+    handshake = {
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    log = tmp_path / "log"
+    with log.open("w") as stderr, served(bot_file, "--require-token", "--log-level", "info", stderr=stderr) as address:
+        answer = httpx.get(f"{address}/ws?token=0123456789abcdef", headers=handshake)
+        assert answer.status_code == 403
+    assert "/ws?token=[REDACTED]" in log.read_text()
 
 
 def test_open_origins_lets_any_page_connect(bot_file: Path) -> None:

@@ -170,8 +170,19 @@ def test_a_file_is_kept_once() -> None:
         incoming.keep()
         with pytest.raises(ValueError, match="already"):
             incoming.keep()
+        with pytest.raises(ValueError, match="already"):
+            incoming.write(b"more")
     incoming.discard()
-    assert store.count == 1
+    assert (store.count, store.held_bytes) == (1, 0)
+
+
+def test_what_is_thrown_away_takes_nothing_more() -> None:
+    store = FileStore()
+    incoming = store.incoming(format="text/plain", name="x")
+    incoming.discard()
+    with pytest.raises(ValueError, match="already"):
+        incoming.write(b"more")
+    assert store.held_bytes == 0
 
 
 @pytest.mark.parametrize("bound", ["max_file_bytes", "max_bytes", "max_files", "spool_bytes"])

@@ -70,6 +70,12 @@ def test_a_private_key_that_is_cut_short_is_masked_to_the_end() -> None:
     assert redact(f"bad key {PEM[:60]}") == f"bad key {REDACTED}"
 
 
+def test_keys_that_are_glued_to_each_other_are_masked_to_the_last() -> None:
+    glued = f"SK{HEX[:32]}A3TA{'A' * 16}{JWT} ya29.{WORD[:40]}"
+    assert redact(f"bad {glued}") == f"bad {REDACTED} {REDACTED}"
+    assert redact(f"{PEM}{JWT}") == REDACTED
+
+
 def test_a_slack_hooks_path_is_its_secret() -> None:
     url = "https://hooks.slack.com/services/"
     assert redact(f"POST {url}T00000000/B00000000/{WORD[:24]} failed") == f"POST {url}{REDACTED} failed"
@@ -95,6 +101,9 @@ def test_a_slack_hooks_path_is_its_secret() -> None:
         ("error: Authorization: Bearer a b", "error: Authorization: Bearer [REDACTED] b"),
         ("GET url=https://h/?token=abc", "GET url=https://h/?token=[REDACTED]"),
         ("api_key: token: abc", "api_key: token: [REDACTED]"),
+        ("error: key = abc", "error: key = [REDACTED]"),
+        ("error: authorization: token : abc", "error: authorization: token : [REDACTED]"),
+        ("APIKey=abc OLDTokens=2", "APIKey=[REDACTED] OLDTokens=2"),
         ("token='cut sho", "token='[REDACTED] sho"),
         ("redis://:hunter2@host:6379/0", "redis://:[REDACTED]@host:6379/0"),
         ("postgresql+asyncpg://me:p@ss@db/x?a=b", "postgresql+asyncpg://me:[REDACTED]@db/x?a=b"),
@@ -144,6 +153,9 @@ PIECES: Final = (
 
 @given(st.lists(st.sampled_from(PIECES), max_size=24).map("".join) | st.text(max_size=100))
 @example('token="x\ntoken=')
+@example(f"SK{HEX[:32]}AKIAIOSFODNN7EXAMPLE{JWT}")
+@example("KEY:=Basic Authorization=hf_")
+@example(f"bearer Authorizationxoxb-{HEX} => key :token")
 def test_masking_twice_is_masking_once_and_no_text_is_too_odd(text: str) -> None:
     once = redact(text)
     assert redact(once) == once
@@ -165,8 +177,8 @@ UNITS: Final = (
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_work_grows_with_the_text_and_no_faster(unit: str) -> None:
-    """Half a mebibyte, which would take minutes if one start scanned what another had."""
-    text = unit * ((1 << 19) // len(unit))
+    """Half a mebibyte, which would take minutes if one start scanned what another had; as a name's words, too."""
+    text = unit * ((1 << 19) // len(unit)) + "a=b"
     assert len(redact(text)) >= len(REDACTED)
 
 

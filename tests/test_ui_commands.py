@@ -270,6 +270,27 @@ async def test_a_bot_that_crashes_leaves_no_group_open() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_group_of_the_hosts_ends_with_a_bot_that_crashes_and_goes_on_to_nobody() -> None:
+    async with calling(rtvi.Bot()) as call:
+        jobs = call.session.control.job_group(["a"])
+        await call.heard()
+        call.session.system.crash(call.session.actor("bot"))
+        told = await all_told(call)
+        jobs.finish()
+        assert [kind for kind, _, _ in told] == ["job_completed", "group_completed"]
+        assert await all_told(call) == []
+
+
+@pytest.mark.anyio
+async def test_of_more_groups_than_may_be_open_the_first_reach_the_client() -> None:
+    async with calling(rtvi.Bot()) as call:
+        groups = [call.session.control.job_group(["a"]) for _ in range(ui.MAX_GROUPS + 1)]
+        for jobs in groups:
+            jobs.finish()
+        assert len(await all_told(call)) == 3 * ui.MAX_GROUPS
+
+
+@pytest.mark.anyio
 async def test_a_group_goes_on_over_a_crash_of_the_observer() -> None:
     async with calling(rtvi.Bot()) as call:
         jobs = call.session.control.job_group(["a"])

@@ -1,7 +1,7 @@
 """Rules that hold for every route.
 
 * Every error has a JSON body ``{"detail", "info"}``: client-js reads ``info ?? detail`` of a failed request and throws
-  a parse error where the body is not JSON (PROTOCOL.md 3.1).
+  a parse error where the body is not JSON (PROTOCOL.md 3.1). What is no HTTP, the ASGI server refuses in its own words.
 * A browser may come from the page's own origin or from a listed one. Requests without an Origin are not a browser's.
 * "The page's own" is only worth something under a Host that is ours: a name that another site points at this machine
   (DNS rebinding) makes its page and its origin look like ours. `HostGuard` knows our names.
@@ -92,7 +92,7 @@ class JsonErrors:
             await self.app(scope, receive, watch)
         except Exception:
             error_id = secrets.token_hex(4)
-            log.exception("error %s: %s %s failed", error_id, scope["method"], scope["path"])
+            log.exception("error %s: %s %s failed", error_id, scope["method"], _place(scope))
             if started:
                 raise
             await error_response(500, f"Internal error {error_id}")(scope, receive, send)
@@ -136,7 +136,7 @@ class HostGuard:
         if scope["type"] not in ("http", "websocket") or host_allowed(Headers(scope=scope), self.allowed):
             await self.app(scope, receive, send)
             return
-        log.warning("refused %s under host %r", scope["path"], Headers(scope=scope).get("host", "")[:100])
+        log.warning("refused %s under host %r", _place(scope), Headers(scope=scope).get("host", "")[:100])
         status = 400 if scope["type"] == "http" else 403
         await deny(scope, receive, send, error_response(status, WRONG_HOST))
 
@@ -168,7 +168,7 @@ class OriginGuard:
             await self.app(scope, receive, send)
             return
         detail = "This origin is not allowed; the server's allowed_origins (--origin) decides"
-        log.warning("refused %s from origin %r", scope["path"], Headers(scope=scope).get("origin", "")[:100])
+        log.warning("refused %s from origin %r", _place(scope), Headers(scope=scope).get("origin", "")[:100])
         await deny(scope, receive, send, error_response(403, detail))
 
 
@@ -230,3 +230,9 @@ def websocket_url(connection: HTTPConnection, path: str) -> str:
         raise HTTPException(400, "The Host header is not a host")
     scheme = _SOCKET_SCHEMES[connection.scope.get("scheme", "http")]
     return f"{scheme}://{host}{connection.scope.get('root_path', '')}{path}"
+
+
+def _place(scope: Scope) -> str:
+    """The first part of the path, for the log: what follows may be a token."""
+    path: str = scope["path"]
+    return "/" + path.lstrip("/").partition("/")[0]

@@ -323,7 +323,7 @@ def shown_name(filename: bytes) -> str:
     text = filename[-4 * NAME_CHARS :].decode(errors="replace")
     last = re.split(r"[/\\]", text)[-1]
     shown = "".join(char for char in last if char.isprintable()).strip()
-    return shown[-NAME_CHARS:] or "file"
+    return "file" if shown in ("", ".", "..") else shown[-NAME_CHARS:]
 
 
 def _format(content_type: bytes, name: str) -> str:

@@ -104,6 +104,12 @@ def test_what_another_sites_page_would_change_is_refused() -> None:
     assert "allowed_origins" in answer.json()["detail"]
 
 
+def test_the_log_has_of_a_refused_path_what_is_no_token(caplog: pytest.LogCaptureFixture) -> None:
+    client().post("/sessions/a-token/files", headers={"origin": "http://evil.example"})
+    assert "refused /sessions from" in caplog.text
+    assert "a-token" not in caplog.text
+
+
 def test_a_preflight_is_answered_for_a_listed_origin_and_refused_in_json_for_another() -> None:
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "content-type,x-mine"}
     site = client(["https://app.example"])

@@ -201,6 +201,8 @@ def test_the_format_is_the_declared_one_or_goes_by_the_name(
         ("\u202etxt.exe", "txt.exe"),
         ("  ", "file"),
         ("dir/", "file"),
+        ("..", "file"),
+        ("a/.", "file"),
         ("x" * 10_000 + ".txt", "x" * 251 + ".txt"),
         ("Größe.txt", "Größe.txt"),
     ],
