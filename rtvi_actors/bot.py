@@ -2,7 +2,7 @@
 
 Synchronous within: every frame is taken at once, and handed to a group (DESIGN.md 6.1)::
 
-    turn      on_turn, on_append     one at a time; an interruption cancels it at its next await
+    turn      on_turn, on_append     one at a time; an interruption cancels a turn at its next await, and no append
     audio     on_audio               one at a time, in order; a bot that is too slow loses the oldest audio
     requests  @request               many at once; each cancelled at its deadline
     messages  @message, on_client_message   one at a time, in order; each cancelled after 8 s, and answered as failed
@@ -241,7 +241,7 @@ class Bot(ClientCalls, Commands):
             self.link("observer").tell(frames.LLMFullResponseEnd(shown=True, if_open=True))
             self.link("observer").tell(frames.JobsLost())
             self._cancel_calls("restarted")
-            self.later(self._commit, 0)
+            self.later(self._commit, self.ledger.texts.token)
         self._event("bot-started")
 
     def on_frame(self, frame: frames.BotFrame) -> None:
@@ -250,7 +250,7 @@ class Bot(ClientCalls, Commands):
 
     def _append(self, frame: frames.LLMMessagesAppend) -> None:
         if frame.run_llm and self.new_turn == "cancel":
-            self.cancel_group("turn")
+            self._cancel_turn()
         try:
             if frame.run_llm:
                 self.submit("turn", "_run_turn", frame, self.ledger.skip_tts)
@@ -297,9 +297,14 @@ class Bot(ClientCalls, Commands):
         waiting = group.drop_queued()
         for job in waiting:
             group.submit(job if job.method == "_committed" else Job("on_append", job.arguments[:1]))
-        group.cancel_running()
+        self._cancel_turn()
         if token and self.auto_turn_committed:
             self._commit(token)
+
+    def _cancel_turn(self) -> None:
+        """A turn may be cut short; what is only appended may not, or the text would be lost."""
+        if self._turn_switch is not None:
+            self.cancel_group("turn")
 
     def _commit(self, token: int) -> None:
         """Say that the interrupted turn is committed, once it and what was only to be appended have ended: behind

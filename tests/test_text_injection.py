@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import anyio
 import pytest
@@ -36,6 +36,7 @@ class Seen:
         self.log: list[str] = []
         self.running = anyio.Event()
         self.commit = anyio.Event()
+        self.appending = anyio.Event()
 
 
 class Talker(rtvi.Bot):
@@ -183,6 +184,35 @@ async def test_an_interruption_of_the_hosts_own_in_between_changes_nothing() -> 
         assert typed(await call.until(lambda wire: True)) == ["second"]
         await rest(call)
         assert seen.log[-3:] == ["committed first", "append second", "turn second"]
+        assert call.books.overdue_commits == 0
+
+
+class Slow(Manual):
+    """What it only appends takes until `commit`."""
+
+    async def on_append(self, append: rtvi.LLMMessagesAppend) -> None:
+        await self.seen.commit.wait()
+        await super().on_append(append)
+
+
+@pytest.mark.parametrize("new_turn", ["queue", "cancel"])
+async def test_what_is_being_appended_is_not_cut_short_by_what_comes_next(new_turn: Literal["queue", "cancel"]) -> None:
+    class Bot(Slow):
+        auto_turn_committed = True
+
+    Bot.new_turn = new_turn
+    seen = Seen()
+    async with calling(Bot(seen)) as call:
+        await call.say("first", run_immediately=False)
+        await rest(call)
+        await call.say("second")
+        await rest(call)
+        call.session.actor("bot").tell(rtvi.LLMMessagesAppend((rtvi.LLMMessage("user", "third"),)))
+        await rest(call)
+        seen.commit.set()
+        await call.heard()
+        done = [line for line in seen.log if line.startswith(("in context", "turn"))]
+        assert done == ["in context first", "turn third", "turn second"]
         assert call.books.overdue_commits == 0
 
 
@@ -339,6 +369,30 @@ async def test_a_turn_that_crashes_the_bot_as_it_is_interrupted_ends_the_wait_on
         assert typed(heard) == ["second"]
         assert seen.log == ["interruption", "append second", "turn second"]
         assert (call.restarts("bot"), call.books.overdue_commits) == (1, 0)
+
+
+async def test_a_crash_of_the_bot_commits_the_one_turn_that_a_text_waits_for_and_not_the_next_too() -> None:
+    class Slow(Talker):
+        async def on_append(self, append: rtvi.LLMMessagesAppend) -> None:
+            await self.seen.appending.wait()
+            await super().on_append(append)
+
+    seen = Seen()
+    async with calling(Slow(seen), **CURT) as call:
+        await busy(call, seen)
+        await call.say("second", "s1")
+        await call.say("third", "s2")
+        await rest(call)
+        call.session.system.crash(call.session.actor("bot"))
+        await rest(call)
+        assert seen.log == ["interruption", "append second", "interruption"]
+        seen.commit.set()
+        seen.appending.set()
+        await call.until(lambda wire: wire["type"] == "user-input" and wire["data"]["text"] == "third")
+        await rest(call)
+        order = [line for line in seen.log if "committed" not in line]
+        assert order[2:] == ["interruption", "in context second", "append third", "turn third"]
+        assert call.books.overdue_commits == 0
 
 
 @pytest.mark.parametrize("child", ["text", "door", "ingress", "observer", "outbound"])

@@ -117,13 +117,13 @@ class Text(BuiltIn):
         self._inject(message, WaitingText(append))
 
     def _dtmf(self, message: Received) -> None:
-        """One of the two forms: `buttons` of protocol 2.1, `button` of 2.0."""
+        """The `buttons` of protocol 2.1, or without them the `button` of 2.0."""
         payload = self.payload(message, Dtmf)
-        keys: tuple[str, ...] = payload.buttons if isinstance(payload.buttons, tuple) else ()
-        if isinstance(payload.button, str):
-            keys = () if isinstance(payload.buttons, tuple) else (payload.button,)
+        keys: tuple[str, ...] = (payload.button,) if isinstance(payload.button, str) else ()
+        if isinstance(payload.buttons, tuple):
+            keys = payload.buttons
         if not 1 <= len(keys) <= MAX_KEYS:
-            raise InvalidData("data.buttons", reply_id=message.id, detail=f"not 1 to {MAX_KEYS} keys in one form")
+            raise InvalidData("data.buttons", reply_id=message.id, detail=f"not 1 to {MAX_KEYS} keys")
         self.release(message, InputDTMF(keys))
 
     def _file(self, payload: SendFile, options: SendFileOptions, msg_id: str) -> tuple[UserFile, StoredFile | None]:
