@@ -146,7 +146,10 @@ def wire(message: Any) -> bytes:
     if '"$pairs"' in values.dumps(message):
         refuse("a client cannot send keys that are not text: the wire is JSON")
     decoded = values.decode(message)
-    return json.dumps(decoded, ensure_ascii=True, allow_nan=True, default=unsendable).encode("ascii")
+    try:
+        return json.dumps(decoded, ensure_ascii=True, allow_nan=True, default=unsendable).encode("ascii")
+    except RecursionError:
+        refuse("this is deeper than Python writes it: the wire is JSON")
 
 
 def argument(value: Any) -> Any:

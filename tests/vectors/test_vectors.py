@@ -192,3 +192,5 @@ def test_a_client_sends_what_the_peer_saw() -> None:
     assert cases.wire({"t": {"$float": "nan"}, "s": "\ud800"}) == rb'{"t": NaN, "s": "\ud800"}'
     with pytest.raises(cases.Unsupported, match="bytes"):
         cases.wire({"content": {"$hex": "6869"}})
+    with pytest.raises(cases.Unsupported, match="deeper"):
+        cases.wire({"data": {"$tree": 2000}})
