@@ -49,7 +49,19 @@ NOT_BELOW: dict[str, tuple[int, ...]] = {
 """Rooms that may not import all that is below them: they talk to actors by name and through messages."""
 
 ORDERS: dict[str, tuple[str, ...]] = {
-    "protocol": ("versions", "envelope", "client", "ui", "server", "codec", "handshake", "pcm", "files", "segments"),
+    "protocol": (
+        "versions",
+        "envelope",
+        "client",
+        "ui",
+        "server",
+        "codec",
+        "handshake",
+        "pcm",
+        "files",
+        "sentences",
+        "segments",
+    ),
     "runtime": (
         "clock",
         "backend",

@@ -22,7 +22,8 @@ from rtvi_actors.concern import BuiltIn
 from rtvi_actors.errors import JobGroupError
 from rtvi_actors.messages import Answer, ByVersion, EndSession, Ready
 from rtvi_actors.protocol import server
-from rtvi_actors.protocol.segments import Gated, Segments, SegmentsState, Sentences, Shown
+from rtvi_actors.protocol.segments import Gated, Segments, SegmentsState, Shown
+from rtvi_actors.protocol.sentences import Sentences
 from rtvi_actors.protocol.server import AnyServerMessage, ServerMessage, TextData
 from rtvi_actors.protocol.ui import JobGroups, JobGroupsState
 from rtvi_actors.reporting import FunctionCallReportLevel, ObserverParams
