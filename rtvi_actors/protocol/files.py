@@ -16,7 +16,7 @@ from msgspec import Struct
 from rtvi_actors.errors import InvalidData
 from rtvi_actors.protocol.client import File, FileSource
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "FileContent", "FilePolicy", "FileUrl", "read_file"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "FileContent", "FilePolicy", "FileUrl", "read_file", "shown_name"]
 
 MAX_BYTES: Final = 32 * 1024 * 1024
 """The most that a policy may allow: a file travels between actors whole, and an actor's mail is bounded (64 MiB)."""
@@ -116,7 +116,7 @@ def read_file(file: File, policy: FilePolicy, *, reply_id: str | None = None) ->
     if not policy.takes_format(file.format):
         raise InvalidData("data.file.format", reply_id=reply_id, detail="not a MIME type that is taken")
     width, height = _pixels(source.width), _pixels(source.height)
-    name = None if file.name is None else _shown(file.name)
+    name = None if file.name is None else shown_name(file.name)
     if isinstance(source.bytes, str):
         media_type, data = _content(source.bytes, policy, reply_id)
         return FileContent(file.format, data, name, media_type, width, height)
@@ -128,11 +128,12 @@ def _pixels(value: int | None) -> int | None:
     return value if value is not None and 1 <= value <= MAX_PIXELS else None
 
 
-def _shown(name: str) -> str:
-    """A name to show: without folders, on one line, printable. It may be left empty."""
+def shown_name(name: str) -> str:
+    """A client's file name as it may be shown: without folders, on one line, printable, the last 255 characters of
+    it, where the suffix is. It may be left empty."""
     base = re.split(r"[/\\]", name[-4 * MAX_NAME_CHARS :])[-1]
     plain = "".join(char if char.isprintable() else " " if char.isspace() else "" for char in base).strip()
-    return "" if plain in (".", "..") else plain[:MAX_NAME_CHARS]
+    return "" if plain in (".", "..") else plain[-MAX_NAME_CHARS:]
 
 
 # -- bytes -----------------------------------------------------------------------

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import mimetypes
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Final
@@ -25,10 +24,10 @@ from starlette.types import Receive, Scope, Send
 
 from rtvi_actors.errors import FilesFull, FileTooLarge
 from rtvi_actors.files import FileStore, Incoming, StoredFile
-from rtvi_actors.protocol.files import FilePolicy
+from rtvi_actors.protocol.files import FilePolicy, shown_name
 from rtvi_actors.web.http import error_response
 
-__all__ = ["DISABLED", "Form", "Refused", "Uploads", "shown_name"]
+__all__ = ["DISABLED", "Form", "Refused", "Uploads"]
 
 log = logging.getLogger("rtvi_actors.server")
 
@@ -39,7 +38,6 @@ WRITE_BYTES: Final = 256 * 1024
 """How much is gathered for one trip to a worker thread."""
 BOUNDARY_BYTES: Final = 70
 """RFC 2046, 5.1.1."""
-NAME_CHARS: Final = 255
 ANY_FORMAT: Final = "application/octet-stream"
 _GUESSES: Final = mimetypes.MimeTypes()
 """Python's own table: what a file on this machine says decides nothing."""
@@ -303,7 +301,7 @@ class Form:
         if self.found:
             raise Refused(400, TWO_FILES)
         self.found = self._in_file = True
-        self.name = shown_name(options[b"filename"])
+        self.name = shown_name(options[b"filename"].decode(errors="replace")) or "file"
         self.format = _format(self._headers.get(b"content-type", b""), self.name)
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
@@ -316,14 +314,6 @@ class Form:
 
     def _ends(self) -> None:
         self._ended = True
-
-
-def shown_name(filename: bytes) -> str:
-    """A client's file name as it may be shown: the last part of a path, printable, of bounded length."""
-    text = filename[-4 * NAME_CHARS :].decode(errors="replace")
-    last = re.split(r"[/\\]", text)[-1]
-    shown = "".join(char for char in last if char.isprintable()).strip()
-    return "file" if shown in ("", ".", "..") else shown[-NAME_CHARS:]
 
 
 def _format(content_type: bytes, name: str) -> str:
