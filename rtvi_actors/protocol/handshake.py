@@ -1,11 +1,10 @@
 """The handshake: who has said ready, and to what each bot-ready answers (PROTOCOL.md 1.5).
 
-Everything that affects the handshake's state is here. Both sides are states in one table:
+Everything that affects the handshake's state is here. Each event does the same in every state, again each time:
 
-    event           client    bot        → client   bot         effects
-    client-ready    waiting   *            ready    unchanged   refuse?, start audio, announce
-    client-ready    ready     *            ready    unchanged   refuse?, start audio, announce   (again, each time)
-    bot-ready       *         *            unchanged  ready     answer
+    event           → client   bot         effects
+    client-ready    ready      unchanged   refuse?, start audio, announce
+    bot-ready       unchanged  ready       answer
 
 Nothing stops a handshake: a refused version is answered, and then the client is ready all the same. With `auto` each
 client-ready is followed by the bot-ready that answers it, with its own id and version (deviation D06).
@@ -119,19 +118,10 @@ class Row(Struct, frozen=True):
     effects: tuple[type[Effect], ...]
 
 
-_WELCOME: Final = Row(ClientSide.READY, None, (Refuse, StartAudio, Announce))
-_ANSWER: Final = Row(None, BotSide.READY, (AnswerReady,))
-
-TABLE: Final[Mapping[tuple[Event, ClientSide, BotSide], Row]] = MappingProxyType(
+TABLE: Final[Mapping[Event, Row]] = MappingProxyType(
     {
-        (Event.CLIENT_READY, ClientSide.WAITING, BotSide.NOT_READY): _WELCOME,
-        (Event.CLIENT_READY, ClientSide.WAITING, BotSide.READY): _WELCOME,
-        (Event.CLIENT_READY, ClientSide.READY, BotSide.NOT_READY): _WELCOME,
-        (Event.CLIENT_READY, ClientSide.READY, BotSide.READY): _WELCOME,
-        (Event.BOT_READY, ClientSide.WAITING, BotSide.NOT_READY): _ANSWER,
-        (Event.BOT_READY, ClientSide.WAITING, BotSide.READY): _ANSWER,
-        (Event.BOT_READY, ClientSide.READY, BotSide.NOT_READY): _ANSWER,
-        (Event.BOT_READY, ClientSide.READY, BotSide.READY): _ANSWER,
+        Event.CLIENT_READY: Row(ClientSide.READY, None, (Refuse, StartAudio, Announce)),
+        Event.BOT_READY: Row(None, BotSide.READY, (AnswerReady,)),
     }
 )
 
@@ -156,7 +146,7 @@ def bot_ready(state: HandshakeState) -> tuple[HandshakeState, tuple[Effect, ...]
 def _step(
     state: HandshakeState, event: Event, request: Request, error: VersionRefused | None
 ) -> tuple[HandshakeState, tuple[Effect, ...]]:
-    row = TABLE[event, state.client, state.bot]
+    row = TABLE[event]
     made = (_MAKE[kind](request, error) for kind in row.effects)
     after = structs.replace(state, client=row.client or state.client, bot=row.bot or state.bot)
     return after, tuple(effect for effect in made if effect is not None)
