@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 import rtvi_actors as rtvi
-from rtvi_actors.concerns.text import MAX_KEYS
+from rtvi_actors.concerns.text import MAX_KEYS, MAX_READ_BYTES
 from rtvi_actors.files import FileStore, StoredFile
 from rtvi_actors.frames import InputDTMF, UserFile
-from rtvi_actors.messages import OutputConfigured, TurnCommitted
+from rtvi_actors.messages import CommitExpired, OutputConfigured, ReleaseTexts, TurnCommitted
 from rtvi_actors.protocol.envelope import Json
 from rtvi_actors.protocol.files import FilePolicy
 from tests.session_kit import Call, Frame, calling, types
@@ -421,6 +421,32 @@ class TestUploads:
             data = {"content": "x", "file": {**PNG, "source": source}, "options": {"run_immediately": False}}
             assert await field_of(call, "send-file", data) == "data.file.source.url"
             assert (call.restarts("text"), call.books.conservation.open) == (0, 0)
+
+    @pytest.mark.parametrize("how", ["committed", "overdue", "over"])
+    async def test_texts_that_wait_bring_so_much_of_uploads_at_once_and_no_more(
+        self, store: FileStore, how: str
+    ) -> None:
+        bot = Manual()
+        async with calling(bot, file_store=store, files=FilePolicy(max_bytes=MAX_READ_BYTES)) as call:
+            upload = store.put(bytes(MAX_READ_BYTES // 2), format="image/png", name="b.png")
+            await call.say("first")
+            source = {"url": upload.url}
+            data = {"content": "x", "file": {**PNG, "source": source}, "options": {"run_immediately": False}}
+            for n in range(5):
+                await call.send("send-file", f"f{n}", data)
+            await frames_of(call, bot)
+            if how == "committed":
+                bot.turn_committed()
+            elif how == "overdue":
+                call.session.actor("text").tell(CommitExpired(call.session._ledger.texts.token))
+            else:
+                call.session.actor("text").tell(ReleaseTexts())
+            appends = [frame for frame in await frames_of(call, bot) if isinstance(frame, rtvi.LLMMessagesAppend)]
+            assert [frame.msg_id for frame in appends] == ["s", "f0", "f1"]
+            errors = [wire for wire in await call.heard() if wire["type"] == "error-response"]
+            assert [wire["id"] for wire in errors] == ["f2", "f3", "f4"]
+            assert {wire["data"]["error"] for wire in errors} == {"Too many files at once; try again later"}
+            assert (call.books.conservation.open, call.books.control["answered"]) == (0, 3)
 
     @pytest.mark.parametrize("why", ["unknown", "another session's", "too large", "of a type that is not taken"])
     async def test_any_other_upload_is_refused(self, store: FileStore, why: str) -> None:
