@@ -60,6 +60,8 @@ MAX_SEGMENT_S: Final = 100.0
 MIN_RATE_HZ: Final = 4_000
 MAX_RATE_HZ: Final = 192_000
 """What the bot may say audio at: half a telephone's rate to studio quality. At 1 Hz a kilobyte would last minutes."""
+MAX_WAITING_FILES_BYTES: Final = 64 * 1024 * 1024
+"""What the files of turns that wait may weigh: as much as an actor's mail. Any one file has room."""
 BOT_AUDIO_OVERFLOW: Final = "bot audio overflow"
 """The policy by which a bot whose `on_audio` is too slow loses the oldest audio."""
 
@@ -251,6 +253,9 @@ class Bot(ClientCalls, Commands):
     def _append(self, frame: frames.LLMMessagesAppend) -> None:
         if frame.run_llm and self.new_turn == "cancel":
             self._cancel_turn()
+        if not self._has_room_for(frame):
+            self._refuse(Overloaded("files", reply_id=frame.msg_id or None))
+            return
         try:
             if frame.run_llm:
                 self.submit("turn", "_run_turn", frame, self.ledger.skip_tts)
@@ -261,6 +266,14 @@ class Bot(ClientCalls, Commands):
         else:
             if frame.typed and frame.msg_id:
                 self._acknowledge(frame)
+
+    def _has_room_for(self, frame: frames.LLMMessagesAppend) -> bool:
+        """Whether its files may wait beside those that do: they are in memory, whatever upload they come from."""
+        if not frame.files:
+            return True
+        queue = self.cell.groups["turn"].queue
+        waiting = [job.arguments[0] for job in queue if job.method in ("_run_turn", "on_append")]
+        return sum(map(_files_bytes, (frame, *waiting))) <= MAX_WAITING_FILES_BYTES
 
     def _acknowledge(self, frame: frames.LLMMessagesAppend) -> None:
         """What the user wrote has arrived, behind the interruption that it made."""
@@ -491,6 +504,10 @@ class Bot(ClientCalls, Commands):
         reply = reply_to(error, self.ledger)
         if reply is not None:
             self.link("observer").tell(reply)
+
+
+def _files_bytes(append: frames.LLMMessagesAppend) -> int:
+    return sum(len(file.data) for file in append.files if file.data is not None)
 
 
 def _only(error: BaseException) -> BaseException:

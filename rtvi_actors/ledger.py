@@ -311,6 +311,13 @@ class Ledger:
             or self.unread_bytes + self.control.open_bytes >= self.credit_bytes
         )
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more than half of the credit is used: a reader that waits does not go on before it is not."""
+        return (self.unread + len(self.control.open)) * 2 > self.credit or (
+            self.unread_bytes + self.control.open_bytes
+        ) * 2 > self.credit_bytes
+
     def begin_control(self, numbered: tuple[int, int]) -> None:
         """Ingress has given a number to a message of so many bytes."""
         self._read(numbered[1])
@@ -363,11 +370,7 @@ class Ledger:
 
     def _credit_back(self) -> None:
         # Wake at half, not at every message: the reader then works in batches.
-        if (
-            self.on_credit is not None
-            and (self.unread + len(self.control.open)) * 2 <= self.credit
-            and (self.unread_bytes + self.control.open_bytes) * 2 <= self.credit_bytes
-        ):
+        if self.on_credit is not None and not self.is_crowded:
             wake, self.on_credit = self.on_credit, None
             wake()
 

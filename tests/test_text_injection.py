@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rtvi_actors as rtvi
+from rtvi_actors.files import FileStore
 from rtvi_actors.messages import Outcome, Release, ReleaseTexts, TurnCommitted
+from rtvi_actors.protocol.files import MAX_BYTES, FilePolicy
 from rtvi_actors.runtime.groups import GroupSpec
 from rtvi_actors.session import CHILDREN
 from rtvi_actors.testing import Faults, Simulate, World
@@ -216,6 +218,30 @@ async def test_what_is_being_appended_is_not_cut_short_by_what_comes_next(new_tu
         assert call.books.overdue_commits == 0
 
 
+async def test_the_files_of_turns_that_wait_are_bounded() -> None:
+    class Taker(Slow):
+        accepts_files = True
+
+    seen = Seen()
+    async with calling(Taker(seen), files=FilePolicy(max_bytes=MAX_BYTES), file_store=FileStore()) as call:
+        store = call.session.options.file_store
+        assert store is not None
+        upload = store.put(bytes(MAX_BYTES), format="image/png", name="")
+        file = {"format": "image/png", "source": {"url": upload.url}}
+        heard = []
+        for n in range(4):
+            data = {"content": str(n), "file": file, "options": {"run_immediately": False}}
+            await call.send("send-file", f"f{n}", data)
+            heard += await rest(call)
+        await call.say("4", "t", run_immediately=False)
+        await rest(call)
+        seen.commit.set()
+        await call.heard()
+        (error,) = of_type(heard, "error-response")
+        assert (error["id"], error["data"]["error"]) == ("f3", "Too many files at once; try again later")
+        assert [line for line in seen.log if line.startswith("in context")] == [f"in context {n}" for n in (0, 1, 2, 4)]
+
+
 # -- what is behind it ---------------------------------------------------------------------------
 
 
@@ -309,6 +335,23 @@ class TestInTime:
             await call.until(lambda wire: wire["type"] == "user-input" and wire["data"]["text"] == "two")
             assert anyio.current_time() - started_s == pytest.approx(9.0)
             assert call.books.overdue_commits == 1
+
+    async def test_so_many_texts_that_the_reader_waits_have_one_deadline_between_them(self) -> None:
+        class Reluctant(Manual):
+            async def on_interrupted(self) -> None:
+                await anyio.sleep(1.5)
+                self.turn_committed()
+
+        async with calling(Reluctant(Seen()), credit=16) as call:
+            started_s = anyio.current_time()
+            for n in range(20):
+                await call.say(f"text {n}", f"t{n}")
+            await call.send("disconnect-bot")
+            heard = await call.until(lambda wire: wire["type"] == "user-input" and wire["data"]["text"] == "text 15")
+            assert typed(heard) == [f"text {n}" for n in range(16)]
+            assert anyio.current_time() - started_s == pytest.approx(2.0)
+            assert await call.session.wait_closed() == "ended by the client"
+            assert anyio.current_time() - started_s == pytest.approx(2.0)
 
     async def test_a_text_whose_interruption_found_no_room_does_not_hold_up_the_next_for_ever(self) -> None:
         class Narrow(Manual):

@@ -37,7 +37,7 @@ from rtvi_actors.messages import (
 from rtvi_actors.protocol.client import AppendToContext, Dtmf, SendFile, SendFileOptions, SendText, SendTextOptions
 from rtvi_actors.protocol.codec import from_json
 from rtvi_actors.protocol.envelope import Json
-from rtvi_actors.protocol.files import FilePolicy, FileUrl, read_file
+from rtvi_actors.protocol.files import MAX_BYTES, FilePolicy, FileUrl, read_file
 from rtvi_actors.runtime.clock import Timer
 
 __all__ = ["Text"]
@@ -46,6 +46,9 @@ logger = logging.getLogger("rtvi_actors")
 
 MAX_KEYS: Final = 1024
 """Keys of one dtmf: far more than anybody dials."""
+MAX_READ_BYTES: Final = MAX_BYTES
+"""What texts that go to the bot together may bring of uploads; one of any size does. The door can refuse only what has
+no room as it is sent, a handler's mail leaves when it returns, and many texts that wait may name the same upload."""
 
 
 class Text(BuiltIn):
@@ -65,6 +68,8 @@ class Text(BuiltIn):
         self._store = store
         self._skip_tts: bool | None = False
         self._deadline: Timer | None = None
+        self._read_bytes = 0
+        """Of uploads, for the texts that go to the bot together."""
 
     def restore(self, state: Any) -> None:
         self._skip_tts = state
@@ -173,20 +178,22 @@ class Text(BuiltIn):
         else:
             self.release(message, *self._frames(text))
 
-    def _interrupt(self, seq: int, msg_id: str) -> None:
-        """Interrupt the bot for this text; it waits from here on."""
+    def _interrupt(self, seq: int, msg_id: str, goes_on: bool = False) -> None:
+        """Interrupt the bot for this text; it waits from here on. `goes_on`: no longer than the one before would have,
+        for so many wait that the reader does too, and with it what is no text."""
         self._tell_door(seq, None, msg_id, Interruption(seq))
         self.later(self.ledger.texts.wait_for, seq)
-        self._set_deadline(seq)
+        self._set_deadline(seq, goes_on)
 
     def on_turn_committed(self, message: TurnCommitted) -> None:
         """The text that waited for it goes to the bot, and what waits behind it, up to the next that interrupts."""
         book = self.ledger.texts
         if message.token not in (0, book.token):
             return
+        self._read_bytes = 0
         for seq, text in book.waiting.items():
             if seq != book.token and text.append.run_llm:
-                self._interrupt(seq, text.append.msg_id)
+                self._interrupt(seq, text.append.msg_id, goes_on=self.ledger.is_crowded)
                 break
             self._bring(seq, text)
 
@@ -210,14 +217,18 @@ class Text(BuiltIn):
 
     def _release_all(self, last: bool = False) -> None:
         book = self.ledger.texts
+        self._read_bytes = 0
         for seq, text in book.waiting.items():
             late = not last and text.append.run_llm and seq != book.token
             self._bring(seq, text, *([Interruption()] if late else []), last=last)
 
-    def _set_deadline(self, seq: int) -> None:
+    def _set_deadline(self, seq: int, goes_on: bool = False) -> None:
+        delay_s = self._timeout_s
         if self._deadline is not None:
             self.later(Timer.cancel, self._deadline)
-        self._deadline = self.after(self._timeout_s, CommitExpired(seq))
+            if goes_on:
+                delay_s = max(0.0, self._deadline.due_s - self.cell.timers.now())
+        self._deadline = self.after(delay_s, CommitExpired(seq))
 
     # -- to the bot --------------------------------------------------------------------------
 
@@ -226,11 +237,19 @@ class Text(BuiltIn):
         msg_id = text.append.msg_id
         self.later(self.ledger.texts.drop, seq)
         try:
+            self._count_upload(text)
             frames = self._last_frames(text) if last else self._frames(text)
             self._tell_door(seq, Outcome.DELIVERED, msg_id, *before, *frames)
-        except (Rejected, InvalidData) as error:
-            refused = error if isinstance(error, InvalidData) else Overloaded("messages", reply_id=msg_id)
-            self.refuse(Received(seq, "", msg_id, None), refused)
+        except ClientError as error:
+            self.refuse(Received(seq, "", msg_id, None), error)
+        except Rejected:
+            self.refuse(Received(seq, "", msg_id, None), Overloaded("messages", reply_id=msg_id))
+
+    def _count_upload(self, text: WaitingText) -> None:
+        size = text.upload.size_bytes if text.upload is not None else 0
+        if self._read_bytes + size > MAX_READ_BYTES:
+            raise Overloaded("files", reply_id=text.append.msg_id)
+        self._read_bytes += size
 
     def _tell_door(self, seq: int, outcome: Outcome | None, msg_id: str, *frames: Any) -> None:
         encode = self.link("bot").encode
